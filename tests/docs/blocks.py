@@ -4,7 +4,7 @@ What the first word after the fence means:
 
 `python`         run; the blocks of one section (`##`) share a namespace. A first line `# tasks.py` also saves
                  the block under that name and imports it from there, so that commands can name the module.
-`console`        lines that begin with `$ ` are run, with those that carry them on (`> `, or after a backslash);
+`console`        lines that begin with `$ ` are run, with those that carry on (`> `, or after a backslash);
                  all others are output
 `sh`, `bash`     run
 `text`, `json`.. shown only (DATA); any other word is an error, so that no code goes unnoticed
