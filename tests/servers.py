@@ -31,6 +31,8 @@ MINIMUM = (6, 2)
 READY_WITHIN = 10.0
 """Seconds a server may take to answer PING; loading a large append-only file takes longest."""
 
+NO_SERVER = "no redis-server found: run scripts/test, or set RELIQ_REDIS_SERVER to one of 6.2 or later"
+
 COMPOSE_SERVERS = {
     "redis-6.2": "redis://127.0.0.1:16362/0",
     "redis-7.4": "redis://127.0.0.1:16374/0",

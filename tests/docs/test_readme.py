@@ -12,7 +12,7 @@ import pytest
 
 from tests.docs import blocks
 from tests.docs.blocks import BadBlock, Section, sections
-from tests.servers import RedisServer, find_servers
+from tests.servers import NO_SERVER, RedisServer, find_servers
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -24,7 +24,9 @@ SECONDS = 120
 @pytest.fixture
 def private_server() -> Iterator[RedisServer]:
     """The newest server here, for one section alone."""
-    with RedisServer(find_servers()[-1]) as running:
+    binaries = find_servers()
+    assert binaries, NO_SERVER
+    with RedisServer(binaries[-1]) as running:
         yield running
 
 
