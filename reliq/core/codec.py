@@ -1,0 +1,116 @@
+"""How bodies become bytes. The name of the codec travels in the envelope, so a reader need not guess."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, Protocol
+
+import msgpack
+
+from reliq.errors import BodyError, ConfigError, DecodeError
+
+
+class Codec(Protocol):
+    """Your own object with these can be a queue's codec; ``name`` (short, stable) goes into envelopes."""
+
+    name: str
+
+    def encode(self, body: Any) -> bytes:
+        """The bytes of a body; raises TypeError or ValueError for one it cannot encode."""
+
+    def decode(self, data: bytes) -> Any:
+        """The body of these bytes; raises anything for ones it cannot decode."""
+
+
+class MsgpackCodec:
+    """The default: compact, fast, and with timezone-aware datetimes."""
+
+    name = "msgpack"
+
+    def encode(self, body: Any) -> bytes:
+        return bytes(msgpack.packb(body, datetime=True))
+
+    def decode(self, data: bytes) -> Any:
+        return msgpack.unpackb(data, timestamp=3, strict_map_key=False)
+
+
+class JsonCodec:
+    """UTF-8 JSON; also how the raw elements of a foreign producer are read if the queue names no codec."""
+
+    name = "json"
+
+    def encode(self, body: Any) -> bytes:
+        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def decode(self, data: bytes) -> Any:
+        return json.loads(data)
+
+
+class BytesCodec:
+    """The body is the bytes themselves."""
+
+    name = "bytes"
+
+    def encode(self, body: Any) -> bytes:
+        if not isinstance(body, bytes | bytearray | memoryview):
+            raise TypeError(f"codec 'bytes' takes bytes, not {type(body).__name__}")
+        return bytes(body)
+
+    def decode(self, data: bytes) -> Any:
+        return data
+
+
+CODECS: Final[dict[str, Codec]] = {c.name: c for c in (MsgpackCodec(), JsonCodec(), BytesCodec())}
+
+
+def find(codec: str | Codec | None) -> Codec:
+    """The codec that a queue was given by name or as an object; None means msgpack."""
+    if codec is None:
+        return CODECS["msgpack"]
+    if isinstance(codec, str):
+        if codec not in CODECS:
+            raise ConfigError(
+                f"codec {codec!r} is unknown; use one of {', '.join(CODECS)}, "
+                "or pass an object with name, encode and decode"
+            )
+        return CODECS[codec]
+    if not all(hasattr(codec, part) for part in ("name", "encode", "decode")):
+        raise ConfigError(f"codec {codec!r} needs name, encode and decode")
+    return codec
+
+
+def encode(codec: Codec, body: Any, limit: int) -> bytes:
+    """The bytes of a body, or BodyError / BodyTooLarge that say what is wrong with it."""
+    from reliq.errors import BodyTooLarge
+
+    try:
+        data = codec.encode(body)
+    except Exception as error:
+        raise BodyError(
+            f"a body of type {type(body).__name__} cannot be encoded as {codec.name}: {error}; "
+            "send plain data, or give the queue a codec of your own"
+        ) from error
+    if len(data) > limit:
+        raise BodyTooLarge(
+            f"the body is {len(data)} bytes, the limit is {limit} (max_body); "
+            "put the data into a store and send its address"
+        )
+    return data
+
+
+def decode(meta: dict[str, Any], data: bytes, codec: Codec, raw_codec: Codec) -> Any:
+    """The body of an envelope, by the codec that its meta names; DecodeError UNDECODABLE if it cannot be read."""
+    if meta.get("r"):
+        reader = raw_codec
+    else:
+        name = meta.get("c", "msgpack")
+        found = codec if codec.name == name else CODECS.get(name)
+        if found is None:
+            raise DecodeError("UNDECODABLE", f"its codec {name!r} is not known here: give it to Queue(codec=)")
+        reader = found
+    try:
+        return reader.decode(data)
+    except Exception as error:
+        raise DecodeError(
+            "UNDECODABLE", f"the body is no {reader.name}: {type(error).__name__}: {error}"[:500]
+        ) from error

@@ -1,0 +1,51 @@
+"""What to run on Redis, as a value. Shells run it; nothing here does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, TypeVar
+
+from reliq.core.scripts import Script
+
+Arg = bytes | str | int | float
+T = TypeVar("T")
+
+
+class Command(NamedTuple):
+    """One round trip: a plain verb or a script.
+
+    ``idempotent`` says that running it twice does no more than running it once, because it only reads
+    or because the server recognises the repeat; only such a command is ever sent again by itself.
+    """
+
+    verb: str | Script
+    keys: tuple[str, ...]
+    args: tuple[Arg, ...] = ()
+    parse: Callable[[Any], Any] | None = None
+    idempotent: bool = False
+    queue: str = ""
+
+    @property
+    def name(self) -> str:
+        """How the command is called in messages to people."""
+        return self.verb if isinstance(self.verb, str) else self.verb.name
+
+    def words(self) -> tuple[Arg, ...]:
+        """The command as it goes over the wire; a script by its digest."""
+        if isinstance(self.verb, str):
+            return (*self.verb.split(" "), *self.keys, *self.args)
+        return ("EVALSHA", self.verb.sha, len(self.keys), *self.keys, *self.args)
+
+    def source_words(self) -> tuple[Arg, ...]:
+        """The same for a server that does not know the script yet (NOSCRIPT)."""
+        assert isinstance(self.verb, Script)
+        return ("EVAL", self.verb.source, len(self.keys), *self.keys, *self.args)
+
+    def read(self, reply: Any) -> Any:
+        """The reply as the caller wants it."""
+        return reply if self.parse is None else self.parse(reply)
+
+
+#: A flow of several steps: yields a command, or a list of them for one pipeline, is sent the parsed
+#: replies, and returns its result. A failing step is thrown into it.
+Flow = Generator["Command | list[Command]", Any, T]

@@ -1,0 +1,233 @@
+"""A message as one binary string. The full specification is in ``wire.md`` beside this file.
+
+::
+
+    offset size
+      0     4   magic  C1 72 6C 71             frozen across versions
+      4     1   version (1)                    frozen
+      5     4   total length, u32 big endian   frozen
+      9     4   checksum: first 4 bytes of SHA-1 over [23, end)   frozen
+     13     4   returns    how often it went back (u32)     ┐
+     17     2   failed     attempts that failed (u16)       │ counters: outside the checksum, so that
+     19     2   released   put back by a handler (u16)      │ a script can bump them in place
+     21     1   lost       consumers that died with it (u8) │
+     22     1   reserved, 0                                 ┘
+     23    16   id (time-ordered: UUID version 7)
+     39     -   meta, one msgpack map; unknown keys are preserved
+      -     -   body, encoded by the codec that meta names
+
+The first byte, 0xC1, is the one that msgpack never emits and that starts no UTF-8 text, so a payload of
+a foreign producer is recognised by not having it.
+"""
+
+from __future__ import annotations
+
+import struct
+from hashlib import sha1
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from reliq.errors import DecodeError
+
+MAGIC: Final = b"\xc1rlq"
+VERSION: Final = 1
+CHECKED_FROM: Final = 23
+META_FROM: Final = 39
+MAX_U8, MAX_U16, MAX_U32 = 0xFF, 0xFFFF, 0xFFFFFFFF
+
+_HEADER: Final = struct.Struct(">4sBI4sIHHBB16s")
+_FROZEN: Final = struct.Struct(">4sBI4s")
+_COUNTERS: Final = struct.Struct(">IHHB")
+_NO_META: Final = b"\x80"
+#: The whole meta of a foreign element, exactly as trip.lua writes it: {"r": true}.
+RAW_META: Final = b"\x81\xa1r\xc3"
+
+Meta = dict[str, Any]
+
+
+class Envelope(NamedTuple):
+    """A decoded envelope. ``element`` is the very bytes that stand in Redis; ``body`` is still encoded."""
+
+    element: bytes
+    id: bytes
+    returns: int
+    failed: int
+    released: int
+    lost: int
+    meta: Meta
+    body: bytes
+
+    @property
+    def fence(self) -> int:
+        """A number that only grows per message: a later delivery has a larger one."""
+        return self.returns + 1
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this delivery is, counted from 1; lost and released deliveries do not count."""
+        return self.failed + 1
+
+    @property
+    def deliveries(self) -> int:
+        """How many times the message was handed to a handler, this time included."""
+        return self.failed + self.released + self.lost + 1
+
+
+def checksum(immutable: bytes) -> bytes:
+    """The 4 bytes that tell an envelope from a foreign payload. SHA-1 because Redis' Lua has it built in."""
+    return sha1(immutable, usedforsecurity=False).digest()[:4]
+
+
+def pack(
+    id: bytes,
+    body: bytes,
+    meta: Meta | None = None,
+    *,
+    returns: int = 0,
+    failed: int = 0,
+    released: int = 0,
+    lost: int = 0,
+) -> bytes:
+    """Encode one message. Counters saturate at their width; only ``returns`` is a promise (the fence)."""
+    packed_meta = msgpack.packb(meta) if meta else _NO_META
+    immutable = id + packed_meta + body
+    return (
+        _HEADER.pack(
+            MAGIC,
+            VERSION,
+            CHECKED_FROM + len(immutable),
+            checksum(immutable),
+            returns,
+            min(failed, MAX_U16),
+            min(released, MAX_U16),
+            min(lost, MAX_U8),
+            0,
+            id,
+        )
+        + immutable[16:]
+    )
+
+
+def bump(
+    envelope: Envelope, *, failed: int = 0, released: int = 0, lost: int = 0, meta: Meta | None = None
+) -> bytes:
+    """The element that goes back: one more return, the given causes counted, ``meta`` replaced if given."""
+    counters = {
+        "returns": envelope.returns + 1,
+        "failed": envelope.failed + failed,
+        "released": envelope.released + released,
+        "lost": envelope.lost + lost,
+    }
+    if meta is not None:
+        return pack(envelope.id, envelope.body, meta, **counters)
+    old = envelope.element
+    return (
+        old[:13]
+        + _COUNTERS.pack(
+            counters["returns"],
+            min(counters["failed"], MAX_U16),
+            min(counters["released"], MAX_U16),
+            min(counters["lost"], MAX_U8),
+        )
+        + old[22:]
+    )
+
+
+def is_envelope(element: bytes) -> bool:
+    """Whether these bytes are an envelope of any version (magic and checksum), rather than a raw body."""
+    return (
+        element[:4] == MAGIC
+        and len(element) > META_FROM
+        and checksum(element[CHECKED_FROM:]) == element[9:13]
+    )
+
+
+def unpack(element: bytes) -> Envelope:
+    """Decode an element of a processing list.
+
+    Raises DecodeError with the code NOT_AN_ENVELOPE (a raw body), UNSUPPORTED_VERSION, BAD_LENGTH
+    or BAD_META.
+    """
+    if not is_envelope(element):
+        raise DecodeError("NOT_AN_ENVELOPE", f"no valid envelope: {preview(element)}")
+    _, version, length, _, returns, failed, released, lost, _, id = _HEADER.unpack_from(element)
+    if version != VERSION:
+        raise DecodeError(
+            "UNSUPPORTED_VERSION",
+            f"envelope version {version}, this release reads version {VERSION}: "
+            "upgrade this worker, then revive the message",
+        )
+    if length != len(element):
+        raise DecodeError("BAD_LENGTH", f"the envelope says {length} bytes and has {len(element)}")
+    if element[META_FROM] == 0x80:
+        meta, end = {}, META_FROM + 1
+    else:
+        meta, end = _unpack_meta(element)
+    return Envelope(element, id, returns, failed, released, lost, meta, element[end:])
+
+
+def _unpack_meta(element: bytes) -> tuple[Meta, int]:
+    reader = msgpack.Unpacker(raw=False, max_buffer_size=0)
+    reader.feed(memoryview(element)[META_FROM:])
+    try:
+        meta = reader.unpack()
+    except Exception as error:  # msgpack raises a dozen unrelated types on bad input
+        raise DecodeError("BAD_META", f"the meta of the envelope cannot be read: {error}") from error
+    if not isinstance(meta, dict):
+        raise DecodeError("BAD_META", f"the meta of the envelope is no map but {type(meta).__name__}")
+    return meta, META_FROM + reader.tell()
+
+
+def split_note(member: bytes) -> tuple[Meta, bytes]:
+    """A member of ``dead`` is the death note (a msgpack map) followed by the element as it was."""
+    reader = msgpack.Unpacker(raw=False, max_buffer_size=0)
+    reader.feed(member)
+    try:
+        note = reader.unpack()
+    except Exception as error:
+        raise DecodeError("BAD_NOTE", f"the death note cannot be read: {error}") from error
+    if not isinstance(note, dict):
+        raise DecodeError("BAD_NOTE", f"the death note is no map but {type(note).__name__}")
+    return note, member[reader.tell() :]
+
+
+def join_note(note: Meta, element: bytes) -> bytes:
+    """The member of ``dead`` for this element; ``note`` holds id, cause, at (ms) and what is known."""
+    return bytes(msgpack.packb(note)) + element
+
+
+def uuid7(ms: int, random: bytes) -> bytes:
+    """A time-ordered id (RFC 9562, version 7) from a Unix time in ms and 10 random bytes."""
+    tail = bytearray(random)
+    tail[0] = 0x70 | tail[0] & 0x0F
+    tail[2] = 0x80 | tail[2] & 0x3F
+    return ms.to_bytes(6, "big") + bytes(tail)
+
+
+def named_id(name: str) -> bytes:
+    """The id that stands for an id of the user's own, such as ``order-17``: the same text, the same id.
+
+    A text of 32 hexadecimal digits (with or without the dashes of a UUID) is taken as it is.
+    """
+    digits = name.replace("-", "")
+    if len(digits) == 32:
+        try:
+            return bytes.fromhex(digits)
+        except ValueError:
+            pass
+    hashed = bytearray(sha1(b"reliq-id:" + name.encode(), usedforsecurity=False).digest()[:16])
+    hashed[6] = 0x80 | hashed[6] & 0x0F  # version 8: custom
+    hashed[8] = 0x80 | hashed[8] & 0x3F
+    return bytes(hashed)
+
+
+def id_ms(id: bytes) -> int | None:
+    """When this id was made (Unix ms), if it is a time-ordered one."""
+    return int.from_bytes(id[:6], "big") if id[6] >> 4 == 7 else None
+
+
+def preview(data: bytes, limit: int = 40) -> str:
+    """A short printable form of arbitrary bytes, for messages."""
+    shown = repr(bytes(data[:limit]))[1:]
+    return f"{shown}… ({len(data)} bytes)" if len(data) > limit else f"{shown} ({len(data)} bytes)"

@@ -1,0 +1,174 @@
+"""Operations of several steps, written once for both shells: generators that yield Commands.
+
+A flow is sent the parsed reply of what it yielded (a list of them for a list) and returns its result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from reliq import defaults
+from reliq.core import ops
+from reliq.core.command import Flow
+from reliq.core.keys import Keys
+
+
+@dataclass
+class ReapReport:
+    """What one pass of the reaper found and did in one queue.
+
+    ``returned``: messages that went back to ready; ``buried``: dead-lettered as POISON;
+    ``consumers``: names whose messages went back; ``adopted``: unregistered lists that were given a lease
+    and are reaped when it ends; ``waiting``: expired consumers that were left alone, because the server
+    has not been up for one lease; ``errors``: what a consumer's reap failed with (others went on).
+    """
+
+    queue: str
+    returned: int = 0
+    buried: int = 0
+    consumers: list[str] = field(default_factory=list)
+    adopted: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def reap_expired_g(
+    keys: Keys,
+    *,
+    lease: float,
+    server: str,
+    max_losses: int,
+    scan: int = 0,
+    scan_steps: int = 1,
+) -> Flow[tuple[ReapReport, int]]:
+    """One pass: every expired consumer, then some steps of the search for unregistered lists.
+
+    ``scan`` is where the search goes on (0: from the start); returns the report and where it got to.
+    A pass that finds nothing and searches nothing (``scan_steps=0``) is one call.
+    """
+    report = ReapReport(keys.queue)
+    offset = 0
+    while True:
+        _, names = yield ops.expired(keys, offset, defaults.SCRIPT_ELEMENTS)
+        yield from _reap_each_g(keys, names, report, lease=lease, server=server, max_losses=max_losses)
+        offset += len(names)
+        if len(names) < defaults.SCRIPT_ELEMENTS:
+            break
+    for _ in range(scan_steps):
+        scan, found = yield ops.scan_lists(keys, scan)
+        if found:
+            registered = {name for name, _ in (yield ops.consumers(keys))}
+            strays = [name for name in found if name not in registered]
+            yield from _reap_each_g(keys, strays, report, lease=lease, server=server, max_losses=max_losses)
+        if scan == 0:
+            break
+    return report, scan
+
+
+def _reap_each_g(
+    keys: Keys, names: list[str], report: ReapReport, *, lease: float, server: str, max_losses: int
+) -> Flow[None]:
+    """First calls for all of them in pipelines; those with more to give go on one by one."""
+    for start in range(0, len(names), 100):
+        batch = names[start : start + 100]
+        commands = [
+            ops.reap(keys, name, lease=lease, server=server, max_losses=max_losses) for name in batch
+        ]
+        replies = yield commands
+        for name, command, first in zip(batch, commands, replies, strict=True):
+            reply = first
+            while _note(report, name, reply):
+                reply = yield command
+
+
+def _note(report: ReapReport, name: str, reply: ops.Reaped | Exception) -> bool:
+    """Add one answer to the report; True if there is more to take from this consumer."""
+    if isinstance(reply, Exception):
+        report.errors.append(f"{name}: {reply}")
+        return False
+    if reply.status == "waiting":
+        report.waiting.append(name)
+    elif reply.status == "adopted":
+        report.adopted.append(name)
+    if reply.returned or reply.buried:
+        report.returned += reply.returned
+        report.buried += reply.buried
+        if name not in report.consumers:
+            report.consumers.append(name)
+    return reply.more
+
+
+def reap_dead_g(
+    keys: Keys, consumer: str, *, max_losses: int, started: list[bytes] | None
+) -> Flow[ReapReport]:
+    """Requeue at once what a consumer held whose process was seen to die; its name is dead for good."""
+    report = ReapReport(keys.queue)
+    command = ops.reap(keys, consumer, dead=True, max_losses=max_losses, started=started)
+    while _note(report, consumer, (yield command)):
+        pass
+    return report
+
+
+class Sizes(NamedTuple):
+    """How many messages of a queue are in each state."""
+
+    ready: int
+    doing: int
+    later: int
+    dead: int
+
+
+def sizes_g(keys: Keys) -> Flow[Sizes]:
+    """Count by state. The parts are read one after the other, so a message in motion may be missed."""
+    names = [name for name, _ in (yield ops.consumers(keys))]
+    counts = yield [
+        ops.length(keys.ready),
+        ops.length(keys.later, "ZCARD"),
+        ops.length(keys.dead, "ZCARD"),
+        *(ops.length(part(name)) for name in names for part in (keys.inbox, keys.doing)),
+    ]
+    for count in counts:
+        if isinstance(count, Exception):
+            raise count
+    return Sizes(ready=counts[0], doing=sum(counts[3:]), later=counts[1], dead=counts[2])
+
+
+class ConsumerInfo(NamedTuple):
+    """A registered consumer: ``lease_ms`` left by the server's clock (negative: over), what it holds."""
+
+    name: str
+    lease_ms: int
+    doing: int
+    inbox: int
+    who: str
+    dead: bool
+    leaving: bool
+
+
+def consumers_g(keys: Keys) -> Flow[list[ConsumerInfo]]:
+    """Who is registered, with leases and what each holds."""
+    now, registered = yield [ops.server_time(), ops.consumers(keys)]
+    found = []
+    for start in range(0, len(registered), 200):
+        batch = registered[start : start + 200]
+        replies = yield [
+            command
+            for name, _ in batch
+            for command in (
+                ops.length(keys.doing(name)),
+                ops.length(keys.inbox(name)),
+                ops.session(keys, name),
+            )
+        ]
+        for place, (name, end) in enumerate(batch):
+            doing, inbox, record = replies[3 * place : 3 * place + 3]
+            for reply in (doing, inbox, record):
+                if isinstance(reply, Exception):
+                    raise reply
+            found.append(
+                ConsumerInfo(
+                    name, end - now, doing, inbox, record.get("who", ""), "dead" in record, "leaving" in record
+                )
+            )
+    return found

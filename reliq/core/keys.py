@@ -1,0 +1,125 @@
+"""The names of a queue's keys. All of them share one hash tag, so they live in one Cluster slot.
+
+``{prefix}:{tag}:<queue>:<part>``: the tag is the hash tag of the ready list (its own, if the key of an
+adopted list has one; else the whole key), so an adopted list and the rest of its queue hash alike. The
+queue's name stands beside the tag because two queues may share one (``{shop}orders``, ``{shop}mails``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from reliq.errors import ConfigError
+
+_NAME = re.compile(r"[^\s{}\x00-\x1f\x7f]{1,200}\Z")
+
+
+def check_name(what: str, name: str) -> str:
+    """Return ``name`` if it may name a queue or a prefix, else raise ConfigError."""
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise ConfigError(
+            f"{what} {name!r} cannot be used: 1 to 200 characters without white space and braces; "
+            "an existing list of any name can be adopted with key="
+        )
+    return name
+
+
+def own_tag(key: str) -> str | None:
+    """The hash tag that Redis Cluster sees in a key: between the first ``{`` and the next ``}``, if not empty."""
+    start = key.find("{")
+    end = key.find("}", start + 1)
+    return key[start + 1 : end] if start >= 0 and end > start + 1 else None
+
+
+@dataclass(frozen=True)
+class Keys:
+    """All key names of one queue. ``key`` is the ready list, if it is an existing one that was adopted."""
+
+    queue: str
+    prefix: str = "reliq"
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        check_name("queue name", self.queue)
+        check_name("prefix", self.prefix)
+        if self.key == "":
+            raise ConfigError(f"queue {self.queue!r}: key='' is no key; leave it out or name a list")
+
+    @cached_property
+    def tag(self) -> str:
+        """The text between the braces of every key of this queue."""
+        if self.key is None:
+            return self.queue
+        return own_tag(self.key) or self.key.replace("{", "%7B").replace("}", "%7D")
+
+    @cached_property
+    def one_slot(self) -> bool:
+        """False if the adopted key hashes to a slot that no tag reproduces; Redis Cluster must refuse it."""
+        return self.key is None or own_tag(self.key) is not None or "}" not in self.key
+
+    def _of(self, part: str) -> str:
+        return f"{self.prefix}:{{{self.tag}}}:{self.queue}:{part}"
+
+    @cached_property
+    def ready(self) -> str:
+        return self.key if self.key is not None else self._of("ready")
+
+    @cached_property
+    def consumers(self) -> str:
+        return self._of("consumers")
+
+    @cached_property
+    def later(self) -> str:
+        return self._of("later")
+
+    @cached_property
+    def dead(self) -> str:
+        return self._of("dead")
+
+    @cached_property
+    def events(self) -> str:
+        return self._of("events")
+
+    @cached_property
+    def stats(self) -> str:
+        return self._of("stats")
+
+    @cached_property
+    def producers(self) -> str:
+        return self._of("producers")
+
+    def inbox(self, consumer: str) -> str:
+        """Where BLMOVE puts what it took for this consumer, until the next trip."""
+        return self._of("inbox:" + consumer)
+
+    def doing(self, consumer: str) -> str:
+        """The processing list of this consumer; only trips and reaps touch it."""
+        return self._of("doing:" + consumer)
+
+    def session(self, consumer: str) -> str:
+        """The record of this consumer: last trip number and its answer, reap epoch, dead mark."""
+        return self._of("session:" + consumer)
+
+    def marker(self, id: bytes) -> str:
+        """Stands for an hour after a put with an explicit id, so that a repeat adds no second copy."""
+        return self._of("seen:" + id.hex())
+
+    @cached_property
+    def queues(self) -> str:
+        """The index of all queues under this prefix; the only key outside of the queue's slot."""
+        return f"{self.prefix}:queues"
+
+    @cached_property
+    def lists_pattern(self) -> str:
+        """A SCAN pattern for all inboxes and processing lists of this queue."""
+        return "".join("\\" + c if c in "*?[]\\^" else c for c in self._of("")) + "[di][on][ib]*:*"
+
+    def consumer_of(self, key: str) -> str | None:
+        """The consumer whose inbox or processing list this key is, or None."""
+        for part in ("inbox:", "doing:"):
+            start = self._of(part)
+            if key.startswith(start):
+                return key[len(start) :]
+        return None

@@ -1,0 +1,9 @@
+-- expired: the consumers whose lease is over, by the server's clock. A pass that finds none costs one call.
+--
+-- KEYS  1 consumers
+-- ARGV  1 offset  2 at most so many
+-- Returns {server ms, consumer, ...}
+-- Cost  O(log consumers + returned)
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+return {now, unpack(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', ARGV[1], ARGV[2]))}

@@ -1,0 +1,132 @@
+-- reap: what a dead consumer held goes back to ready, oldest at the head, in the order it was claimed.
+--
+-- Guarantee: safe in any number at once and any number of times: it moves only what is there, and only if
+--   the lease is over by the server's clock (or the caller saw the process die). Elements of the inbox
+--   never reached a handler and count nothing. Undecodable elements go back as they are; nothing stops it.
+--   A message that has now been lost as often as the limit says is dead-lettered as POISON.
+--   No lease counts as over before the server has been up (or primary) for one whole lease.
+-- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 dead  7 events  8 stats
+-- ARGV  1 consumer  2 'lease' | 'dead' (its process was seen to die: the name is marked, for good)
+--       3 losses before POISON  4 lease of the caller, ms  5 server run id ('' if unknown)
+--       6 most elements  7 most bytes  8 how long an empty registration stays, ms
+--       9 '1' if the ids that follow (hex) are exactly the messages that handlers had in hand
+-- Returns {'alive' | 'waiting' | 'adopted' | 'forgotten' | 'reaped', returned, buried, 1 if more is left}
+--   adopted: lists without a registration were given one, with a lease from now
+-- Cost  O(elements), at most as ARGV 6 and 7 say; newest first, so that a rest stays in order
+local READY, INBOX, DOING, CONSUMERS, SESSION, DEAD, EVENTS, STATS = unpack(KEYS)
+local name, how, limit, budget = ARGV[1], ARGV[2], tonumber(ARGV[6]), tonumber(ARGV[7])
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+
+redis.call('LLEN', READY)
+redis.call('ZCARD', DEAD)
+local in_inbox, in_doing = redis.call('LLEN', INBOX), redis.call('LLEN', DOING)
+local score = redis.call('ZSCORE', CONSUMERS, name)
+local lease = tonumber(redis.call('HGET', SESSION, 'lease') or ARGV[4])
+local server = redis.call('HMGET', STATS, 'server', 'server_since')
+redis.call('ZREM', CONSUMERS, '') -- allowed when out of memory; from here on everything is
+
+if how == 'lease' then
+  if score and tonumber(score) > now then
+    return {'alive', 0, 0, 0}
+  end
+  if ARGV[5] ~= '' and ARGV[5] ~= server[1] then
+    redis.call('HSET', STATS, 'server', ARGV[5], 'server_since', now)
+    return {'waiting', 0, 0, 0}
+  end
+  if now - tonumber(server[2] or '0') < lease then
+    return {'waiting', 0, 0, 0}
+  end
+  if not score then
+    if in_inbox + in_doing == 0 then
+      return {'alive', 0, 0, 0}
+    end
+    redis.call('ZADD', CONSUMERS, now + lease, name)
+    return {'adopted', 0, 0, 0}
+  end
+  if in_inbox + in_doing == 0 and tonumber(score) < now - tonumber(ARGV[8]) then
+    redis.call('ZREM', CONSUMERS, name)
+    redis.call('DEL', SESSION)
+    return {'forgotten', 0, 0, 0}
+  end
+else
+  redis.call('HSET', SESSION, 'dead', now)
+  if not score or tonumber(score) > now then
+    redis.call('ZADD', CONSUMERS, now, name) -- visited by every sweep from now on
+  end
+end
+if in_inbox + in_doing == 0 then
+  return {'reaped', 0, 0, 0}
+end
+
+local function note(event, id, extra)
+  redis.pcall('XADD', EVENTS, 'MAXLEN', '~', '10000', '*', 'event', event, 'id', id, 'consumer', name, 'detail', extra)
+end
+
+local returned, buried, bytes = 0, 0, 0
+
+-- Take up to the limit from the right (newest) end of a list; give() says where each one goes.
+local function take(list, length, give)
+  local last = redis.call('LINDEX', list, -1)
+  if not last then
+    return
+  end
+  local look = math.min(limit - returned - buried, math.max(1, math.floor(budget / math.max(#last, 1))))
+  local seen, n = redis.call('LRANGE', list, -look, -1), 0
+  for i = #seen, 1, -1 do
+    if bytes > 0 and bytes + #seen[i] > budget then
+      break
+    end
+    bytes = bytes + #seen[i]
+    give(seen[i])
+    n = n + 1
+  end
+  redis.call('LTRIM', list, 0, -n - 1)
+end
+
+take(INBOX, in_inbox, function(element)
+  if element ~= BELL then
+    redis.call('RPUSH', READY, element)
+    returned = returned + 1
+  end
+end)
+
+if redis.call('LLEN', INBOX) == 0 and returned < limit then
+  local exact, started = ARGV[9] == '1', {}
+  for i = 10, #ARGV do
+    started[ARGV[i]] = true
+  end
+  take(DOING, in_doing, function(element)
+    if not whole(element) or string.byte(element, 5) ~= 1 then
+      redis.call('RPUSH', READY, element)
+      returned = returned + 1
+      return
+    end
+    local id = to_hex(string.sub(element, 24, 39))
+    local was_lost = not exact or started[id] == true
+    local back = bump(element, was_lost)
+    if was_lost and lost_count(back) >= tonumber(ARGV[3]) then
+      local why = cmsgpack.pack({
+        id = id, cause = 'POISON', at = now, worker = name,
+        error = 'its worker died ' .. lost_count(back) .. ' times while handling it',
+      })
+      redis.call('ZADD', DEAD, now, why .. back)
+      note('bury', id, 'POISON')
+      buried = buried + 1
+    else
+      redis.call('RPUSH', READY, back)
+      note('reap', id, was_lost and 'lost' or 'not started')
+      returned = returned + 1
+    end
+  end)
+end
+
+redis.call('HINCRBY', SESSION, 'epoch', 1)
+if returned > 0 then
+  redis.pcall('HINCRBY', STATS, 'reap', returned)
+end
+if buried > 0 then
+  redis.pcall('HINCRBY', STATS, 'bury', buried)
+end
+local left = redis.call('LLEN', INBOX) + redis.call('LLEN', DOING)
+return {'reaped', returned, buried, left > 0 and 1 or 0}

@@ -1,0 +1,199 @@
+-- trip: the one round trip of a consumer. Settles what its handlers finished, promotes what is due,
+-- claims for its free slots, renews its lease.
+--
+-- Guarantee: trips are numbered. The next number runs; the last number again changes nothing and returns
+--   the same answer with the whole processing list; an older one changes nothing. A settle of an element
+--   that is not in the processing list is late: refused and reported. Every read that could fail on a
+--   wrong type stands before the first write, and the first write is one that Redis allows when it is
+--   out of memory, which lets the rest through: a full Redis can be drained.
+-- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 later  7 dead  8 events  9 stats
+-- ARGV  1 consumer  2 trip number  3 lease, ms  4 reap epoch as known ('' at first)  5 messages in hand
+--       6 free slots  7 what to do with suspects (messages that a consumer died with):
+--         'alone' take one only with empty hands | 'decline' pass over them | 'beside' take them as any other
+--       8 most to promote  9 most bytes to claim  10 server run id, 11 who this is: both '' after the first
+--       12 number of acks, then the acked elements, then settles of four words each:
+--         'retry'   element, element that goes back, ms of delay
+--         'release' element, element that goes back, ''   (newest first: they go to the head)
+--         'bury'    element, member for dead, cause
+-- Returns {'ok' | 'again' | 'stale' | 'dead', server ms, reap epoch, late settles (indexes from 0),
+--   1 if elements is the whole processing list and not only what is new, 1 if suspects wait,
+--   other live consumers (counted only if suspects wait, else -1), ms until something is due (-1: nothing),
+--   1 if expired consumers should be reaped by you, elements}
+-- Cost  O(settled + promoted + claimed + in hand), each bounded by ~1,000 elements or 256 kB
+local READY, INBOX, DOING, CONSUMERS, SESSION, LATER, DEAD, EVENTS, STATS = unpack(KEYS)
+local name, trip, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local want, suspects_mode, budget = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[9])
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+
+local session = redis.call('HMGET', SESSION, 'trip', 'late', 'epoch', 'dead')
+local last, epoch = tonumber(session[1] or '0'), session[3] or '0'
+if session[4] then
+  return {'dead', now, epoch, {}, 0, 0, -1, -1, 0, {}}
+end
+if trip < last then
+  return {'stale', now, epoch, {}, 0, 0, -1, -1, 0, {}}
+end
+
+-- Reads that fail on a wrong type, before the first write.
+redis.call('LLEN', READY)
+redis.call('LLEN', INBOX)
+redis.call('LLEN', DOING)
+redis.call('ZSCORE', CONSUMERS, name)
+redis.call('ZCARD', DEAD)
+local server = redis.call('HMGET', STATS, 'server', 'sweep_at')
+local head = redis.call('ZRANGE', LATER, 0, 0, 'WITHSCORES')
+
+redis.call('ZREM', LATER, '') -- allowed when out of memory; from here on everything is
+redis.call('ZADD', CONSUMERS, now + lease, name)
+
+if trip == last then
+  local late = {}
+  for index in string.gmatch(session[2] or '', '%d+') do
+    late[#late + 1] = tonumber(index)
+  end
+  return {'again', now, epoch, late, 1, 0, -1, 0, 0, redis.call('LRANGE', DOING, 0, -1)}
+end
+
+local function note(event, id, extra)
+  redis.pcall('XADD', EVENTS, 'MAXLEN', '~', '10000', '*', 'event', event, 'id', id, 'consumer', name, 'detail', extra)
+end
+
+local function id_of(element)
+  return #element > 39 and to_hex(string.sub(element, 24, 39)) or ''
+end
+
+if ARGV[10] ~= '' and ARGV[10] ~= server[1] then
+  redis.call('HSET', STATS, 'server', ARGV[10], 'server_since', now)
+end
+
+-- Settle.
+local before = redis.call('LLEN', DOING)
+local late, acks = {}, tonumber(ARGV[12])
+local counts = {ack = 0, retry = 0, release = 0, bury = 0}
+for i = 13, 12 + acks do
+  if redis.call('LREM', DOING, 1, ARGV[i]) == 1 then
+    counts.ack = counts.ack + 1
+  else
+    late[#late + 1] = i - 13
+    note('late', id_of(ARGV[i]), 'ack')
+  end
+end
+local index = acks
+for i = 13 + acks, #ARGV, 4 do
+  local verb, element, back, extra = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  if redis.call('LPOS', DOING, element) then
+    if verb == 'retry' then
+      redis.call('ZADD', LATER, now + tonumber(extra), back)
+    elseif verb == 'release' then
+      redis.call('RPUSH', READY, back)
+    else
+      redis.call('ZADD', DEAD, now, back)
+    end
+    redis.call('LREM', DOING, 1, element)
+    counts[verb] = counts[verb] + 1
+    note(verb, id_of(element), extra)
+  else
+    late[#late + 1] = index
+    note('late', id_of(element), verb)
+  end
+  index = index + 1
+end
+for verb, n in pairs(counts) do
+  if n > 0 then
+    redis.pcall('HINCRBY', STATS, verb, n)
+  end
+end
+
+-- Promote what is due: pushed left, behind what waits already.
+if head[2] and tonumber(head[2]) <= now or counts.retry > 0 then
+  local due, bytes, n = redis.call('ZRANGEBYSCORE', LATER, '-inf', now, 'LIMIT', 0, ARGV[8]), 0, 0
+  for i = 1, #due do
+    bytes = bytes + #due[i]
+    if n > 0 and bytes > budget then
+      break
+    end
+    redis.call('LPUSH', READY, due[i])
+    redis.call('ZREM', LATER, due[i])
+    n = i
+  end
+  head = redis.call('ZRANGE', LATER, 0, 0, 'WITHSCORES')
+end
+
+-- What BLMOVE brought goes back to the head first, so that there is one way to claim and not two.
+local inbox = redis.call('LRANGE', INBOX, 0, -1)
+for i = #inbox, 1, -1 do
+  redis.call('RPUSH', READY, inbox[i])
+end
+if #inbox > 0 then
+  redis.call('DEL', INBOX)
+end
+
+-- Claim from the right end, the oldest first.
+local in_hand = redis.call('LLEN', DOING)
+local unknown = ARGV[4] ~= epoch or before ~= tonumber(ARGV[5])
+local claimed, declined, passed, bytes, suspects = {}, {}, 0, 0, 0
+local first = want > 0 and redis.call('LINDEX', READY, -1)
+if first then
+  local look = math.min(want, math.max(1, math.floor(budget / math.max(#first, 1))))
+  if suspects_mode == 'decline' then
+    look = look + 100
+  end
+  local seen = redis.call('LRANGE', READY, -look, -1)
+  for i = #seen, 1, -1 do
+    local element = seen[i]
+    local known = element ~= BELL and whole(element)
+    local suspect = known and lost_count(element) > 0 and suspects_mode ~= 'beside'
+    if element == BELL then
+      passed = passed + 1
+    elseif suspect and suspects_mode == 'decline' then
+      declined[#declined + 1] = element
+      passed = passed + 1
+    elseif suspect and (in_hand > 0 or #claimed > 0) then
+      suspects = 1
+      break
+    elseif #claimed > 0 and (bytes + #element > budget or #claimed >= want) then
+      break
+    else
+      bytes = bytes + #element
+      claimed[#claimed + 1] = known and element or wrap(element, now, name .. ':' .. trip .. ':' .. i)
+      passed = passed + 1
+      if suspect then
+        break
+      end
+    end
+  end
+  if #claimed > 0 then
+    redis.call('RPUSH', DOING, unpack(claimed))
+  end
+  if passed > 0 then
+    redis.call('LTRIM', READY, 0, -passed - 1)
+  end
+  for i = #declined, 1, -1 do
+    redis.call('RPUSH', READY, declined[i])
+    suspects = 1
+  end
+end
+
+redis.call('HSET', SESSION, 'trip', trip, 'late', table.concat(late, ' '), 'epoch', epoch)
+if ARGV[11] ~= '' then
+  redis.call('HSET', SESSION, 'who', ARGV[11], 'lease', lease)
+end
+
+-- When is a next trip worth making? At the next due time, or when the next lease of somebody ends.
+local soonest = head[2] and tonumber(head[2])
+local ending = redis.call('ZRANGEBYSCORE', CONSUMERS, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+if ending[2] and ending[1] ~= name and (not soonest or tonumber(ending[2]) < soonest) then
+  soonest = tonumber(ending[2]) + 1
+end
+local sweep = 0
+if now >= tonumber(server[2] or '0') and redis.call('ZCOUNT', CONSUMERS, '-inf', now) > 0 then
+  redis.call('HSET', STATS, 'sweep_at', now + 1000)
+  sweep = 1
+end
+local others = suspects == 1 and redis.call('ZCOUNT', CONSUMERS, '(' .. now, '+inf') - 1 or -1
+return {
+  'ok', now, epoch, late, unknown and 1 or 0, suspects, others,
+  soonest and math.max(soonest - now, 0) or -1, sweep,
+  unknown and redis.call('LRANGE', DOING, 0, -1) or claimed,
+}

@@ -1,0 +1,224 @@
+"""Single operations: functions that return the Command to run. What they parse is said beside each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from reliq import defaults
+from reliq.core import scripts
+from reliq.core.command import Arg, Command
+from reliq.core.keys import Keys
+
+
+class Due(NamedTuple):
+    """When a message becomes ready: at once, after a delay, or at a Unix time; the server's clock counts."""
+
+    how: str = "ready"
+    ms: int = 0
+
+
+NOW = Due()
+
+
+def put(
+    keys: Keys, producer: bytes, sequence: int, elements: Sequence[bytes], due: Due = NOW, marker: str = ""
+) -> Command:
+    """Accept elements. Parses to True (accepted now) or False (this very put was accepted before)."""
+    names = (keys.ready, keys.producers, keys.later, keys.consumers)
+    window = round(defaults.DEDUPE_WINDOW * 1000)
+    return Command(
+        scripts.put,
+        (*names, marker) if marker else names,
+        (producer, sequence, due.how, due.ms, window, *elements),
+        lambda reply: reply[0] == 1,
+        idempotent=True,
+        queue=keys.queue,
+    )
+
+
+def chunks(elements: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Split into what one script call may take; one element over the limit goes alone."""
+    start, size = 0, 0
+    for end, element in enumerate(elements):
+        if end > start and (
+            end - start >= defaults.SCRIPT_ELEMENTS or size + len(element) > defaults.SCRIPT_BYTES
+        ):
+            yield elements[start:end]
+            start, size = end, 0
+        size += len(element)
+    if start < len(elements):
+        yield elements[start:]
+
+
+def bell(keys: Keys, consumer: str, seconds: float) -> Command:
+    """Block until there is a message and move it into our inbox. Nothing depends on the reply."""
+    names = (keys.ready, keys.inbox(consumer))
+    return Command("BLMOVE", names, ("RIGHT", "RIGHT", seconds), queue=keys.queue)
+
+
+def leave(keys: Keys, consumer: str, *, bell_ended: bool) -> Command:
+    """Say goodbye. Parses to True if the registration is gone."""
+    k = keys
+    names = (k.ready, k.inbox(consumer), k.doing(consumer), k.consumers, k.session(consumer))
+    return Command(
+        scripts.leave, names, (consumer, int(bell_ended)), lambda r: r == 1, idempotent=True, queue=k.queue
+    )
+
+
+def renew(keys: Keys, consumer: str, lease: float) -> Command:
+    """Lengthen the lease of a child. Parses to False if it is dead or gone."""
+    names = (keys.consumers, keys.session(consumer))
+    return Command(
+        scripts.renew, names, (consumer, round(lease * 1000)), lambda r: r == 1, idempotent=True,
+        queue=keys.queue,
+    )  # fmt: skip
+
+
+def expired(keys: Keys, offset: int, count: int) -> Command:
+    """Parses to (server ms, names of consumers whose lease is over)."""
+    return Command(
+        scripts.expired,
+        (keys.consumers,),
+        (offset, count),
+        lambda r: (int(r[0]), [n.decode() for n in r[1:]]),
+        idempotent=True,
+        queue=keys.queue,
+    )
+
+
+class Reaped(NamedTuple):
+    """The answer of one reap call."""
+
+    status: str
+    returned: int
+    buried: int
+    more: bool
+
+
+def reap(
+    keys: Keys,
+    consumer: str,
+    *,
+    dead: bool = False,
+    lease: float = defaults.LEASE,
+    server: str = "",
+    max_losses: int = defaults.MAX_LOSSES,
+    started: Sequence[bytes] | None = None,
+) -> Command:
+    """Requeue what a dead consumer held; ``dead`` says that its process was seen to die.
+
+    ``started``: exactly the ids that handlers had in hand, if that is known. Parses to Reaped.
+    """
+    k = keys
+    names = (
+        *(k.ready, k.inbox(consumer), k.doing(consumer), k.consumers, k.session(consumer)),
+        *(k.dead, k.events, k.stats),
+    )
+    args: list[Arg] = [
+        consumer,
+        "dead" if dead else "lease",
+        max_losses,
+        round(lease * 1000),
+        server,
+        defaults.SCRIPT_ELEMENTS,
+        defaults.SCRIPT_BYTES,
+        round(defaults.FORGET_AFTER * 1000),
+        int(started is not None),
+        *(id.hex() for id in started or ()),
+    ]
+    return Command(
+        scripts.reap,
+        names,
+        tuple(args),
+        lambda r: Reaped(r[0].decode(), r[1], r[2], bool(r[3])),
+        idempotent=True,
+        queue=k.queue,
+    )
+
+
+def sweep_producers(keys: Keys, cursor: int) -> Command:
+    """Forget idle producers, a page at a time. Parses to the next cursor."""
+    args = (cursor, 200, round(defaults.DEDUPE_WINDOW * 1000))
+    return Command(
+        scripts.sweep_producers, (keys.producers,), args, lambda r: int(r[0]), idempotent=True,
+        queue=keys.queue,
+    )  # fmt: skip
+
+
+def scan_lists(keys: Keys, cursor: int) -> Command:
+    """One bounded step of SCAN for this queue's lists. Parses to (next cursor, consumer names)."""
+
+    def parse(reply: Any) -> tuple[int, list[str]]:
+        names = (keys.consumer_of(key.decode("utf-8", "replace")) for key in reply[1])
+        return int(reply[0]), [n for n in dict.fromkeys(names) if n]
+
+    args = (cursor, "MATCH", keys.lists_pattern, "COUNT", 1000)
+    return Command("SCAN", (), args, parse, idempotent=True, queue=keys.queue)
+
+
+def register(keys: Keys, codec: str | None) -> Command:
+    """Write the queue into the index of its prefix, so that commands find it by name."""
+    record = json.dumps({"key": keys.key, "codec": codec})
+    return Command("HSET", (keys.queues,), (keys.queue, record), idempotent=True, queue=keys.queue)
+
+
+class Known(NamedTuple):
+    """A queue as the index knows it."""
+
+    name: str
+    key: str | None
+    codec: str | None
+
+
+def known_queues(prefix: str) -> Command:
+    """Parses to the list of Known queues under a prefix, by name; entries that cannot be read are skipped."""
+
+    def parse(reply: Any) -> list[Known]:
+        pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+        found = []
+        for name, record in pairs:
+            try:
+                entry = json.loads(record)
+                found.append(Known(name.decode(), entry.get("key"), entry.get("codec")))
+            except (ValueError, AttributeError):
+                continue
+        return sorted(found)
+
+    return Command("HGETALL", (f"{prefix}:queues",), (), parse, idempotent=True)
+
+
+def length(key: str, verb: str = "LLEN") -> Command:
+    """Parses to the number of members of a list (LLEN) or sorted set (ZCARD)."""
+    return Command(verb, (key,), idempotent=True)
+
+
+def consumers(keys: Keys) -> Command:
+    """Parses to [(consumer, lease end in server ms), ...], soonest first."""
+
+    def parse(reply: Any) -> list[tuple[str, int]]:
+        return [(n.decode(), int(float(s))) for n, s in zip(reply[::2], reply[1::2], strict=True)]
+
+    return Command("ZRANGE", (keys.consumers,), (0, -1, "WITHSCORES"), parse, idempotent=True)
+
+
+def session(keys: Keys, consumer: str) -> Command:
+    """Parses to the record of a consumer: who, lease, trip, epoch, dead, leaving."""
+
+    def parse(reply: Any) -> dict[str, str]:
+        it = iter(reply)
+        return {k.decode(): v.decode("utf-8", "replace") for k, v in zip(it, it, strict=True)}
+
+    return Command("HGETALL", (keys.session(consumer),), (), parse, idempotent=True)
+
+
+def server_time() -> Command:
+    """Parses to the server's Unix ms."""
+    return Command("TIME", (), (), lambda r: int(r[0]) * 1000 + int(r[1]) // 1000, idempotent=True)
+
+
+def page(key: str, start: int, stop: int, verb: str = "LRANGE") -> Command:
+    """Elements of a list (LRANGE) or members of a sorted set with scores (ZRANGE)."""
+    args: tuple[Arg, ...] = (start, stop) if verb == "LRANGE" else (start, stop, "WITHSCORES")
+    return Command(verb, (key,), args, idempotent=True)

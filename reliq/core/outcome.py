@@ -1,0 +1,71 @@
+"""What a failure says about whether the command was executed: the table behind every retry.
+
+``Refused`` and its kinds: certainly not executed. ``OutcomeUnknown``: it may have been. An error reply
+whose meaning is not known counts as unknown, because a script may have written before it failed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from reliq.errors import (
+    AccessDenied,
+    OutcomeUnknown,
+    QueueFull,
+    Refused,
+    ReliqError,
+    Unavailable,
+    UnsupportedServer,
+    WrongKeyType,
+)
+
+#: First word of an error reply -> (class, what to do about it). Sources: the Redis 6.2-8 server sources.
+_REPLIES: Final[dict[str, tuple[type[Refused], str]]] = {
+    "OOM": (QueueFull, "let consumers drain it, raise maxmemory, or wait and put again"),
+    "WRONGTYPE": (WrongKeyType, "another program uses this key; choose another queue name or prefix"),
+    "NOAUTH": (AccessDenied, "put the password into the URL: redis://:password@host:6379/0"),
+    "WRONGPASS": (AccessDenied, "check user and password in the URL"),
+    "NOPERM": (AccessDenied, "grant the ACL user the reliq keys, +@all on them, and +eval +evalsha"),
+    "LOADING": (Unavailable, "Redis is reading its data from disk; it answers when that is done"),
+    "MASTERDOWN": (Unavailable, "this is a replica without its primary; wait for the failover"),
+    "READONLY": (Unavailable, "this is a read-only replica; connect to the primary"),
+    "CLUSTERDOWN": (Unavailable, "the cluster is not serving this slot; wait or repair it"),
+    "NOREPLICAS": (Unavailable, "fewer replicas than min-replicas-to-write are in step"),
+    "MISCONF": (Unavailable, "Redis cannot save to disk and therefore refuses writes; see its log"),
+    "BUSY": (Unavailable, "another script is running too long; SCRIPT KILL ends it"),
+    "TRYAGAIN": (Unavailable, "a slot is being migrated; the command will pass when that is done"),
+    "MOVED": (Unavailable, "this is a Redis Cluster and the slot is on another node"),
+    "ASK": (Unavailable, "a slot is being migrated to another node"),
+    "UNBLOCKED": (Unavailable, "the connection was switched to a replica"),
+    "NOSCRIPT": (Unavailable, "the script cache was flushed"),
+    "EXECABORT": (Unavailable, "the transaction was refused"),
+    "max": (Unavailable, "the server's maxclients is reached"),
+    "unknown": (UnsupportedServer, "reliq needs Redis 6.2 or later, or Valkey"),
+}
+
+
+def of_reply(text: str, what: str, where: str) -> ReliqError:
+    """The error for an error reply: ``what`` was asked (a command or queue), ``where`` is the address."""
+    words = text.replace("ERR ", "", 1).split() or ["?"]
+    code = words[0].lstrip("-@:")
+    if "script" in text.lower():  # an error inside a script carries the reason somewhere in its text
+        code = next((w.lstrip("-@:") for w in words if w.lstrip("-@:") in _REPLIES and w.isupper()), code)
+        if "NOSCRIPT" in text:
+            code = "NOSCRIPT"
+    if code in _REPLIES:
+        kind, advice = _REPLIES[code]
+        return kind(f"{what}: Redis at {where} refused ({text}). {advice[0].upper()}{advice[1:]}.")
+    return OutcomeUnknown(f"{what}: Redis at {where} answered {text!r}; it may have run in part.")
+
+
+def not_sent(what: str, where: str, reason: object) -> Unavailable:
+    """The command never reached Redis completely, so it was not executed."""
+    return Unavailable(
+        f"{what}: cannot reach Redis at {where} ({reason}). "
+        "Check that it runs and that RELIQ_URL or url= names it."
+    )
+
+
+def no_answer(what: str, where: str, reason: object) -> OutcomeUnknown:
+    """The command was sent and no answer came."""
+    return OutcomeUnknown(f"{what}: sent to Redis at {where}, but no answer came ({reason}); it may have run.")

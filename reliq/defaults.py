@@ -1,0 +1,64 @@
+"""Every default of reliq, each with its unit and its reason. The README prints this table."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Default(NamedTuple):
+    """One row of the table."""
+
+    name: str
+    value: float | int
+    unit: str
+    reason: str
+
+
+LEASE: Final = 15.0
+BLOCK: Final = 5.0
+TIMEOUT: Final = 5.0
+CONNECT_TIMEOUT: Final = 2.0
+RENEW_SHARE: Final = 3
+CONCURRENCY: Final = 8
+PREFETCH_WINDOW: Final = 0.02
+PREFETCH_MOST: Final = 1000
+ATTEMPTS: Final = 5
+WAIT_FIRST: Final = 1.0
+WAIT_MOST: Final = 600.0
+RELEASE_DELAY: Final = 1.0
+MAX_LOSSES: Final = 3
+GRACE: Final = 25.0
+DEDUPE_WINDOW: Final = 3600.0
+FORGET_AFTER: Final = 86400.0
+SUSPECT_PATIENCE: Final = 1.0
+MAX_BODY: Final = 64 * 1024 * 1024
+SCRIPT_ELEMENTS: Final = 1000
+SCRIPT_BYTES: Final = 256 * 1024
+LEDGER_LENGTH: Final = 10_000
+TRACEBACK: Final = 4000
+GIL_CAP: Final = 600.0
+
+TABLE: Final = (
+    Default("lease", LEASE, "s", "how long a silent host keeps its messages; three missed renewals of 5 s"),
+    Default("block", BLOCK, "s", "an idle consumer asks again this often; must stay below the socket timeout"),
+    Default("timeout", TIMEOUT, "s", "to wait for an answer of Redis, and for a put to get through in all"),
+    Default("connect_timeout", CONNECT_TIMEOUT, "s", "a server on the same network answers in milliseconds"),
+    Default("concurrency", CONCURRENCY, "", "handlers that run at once in one process; most handlers wait"),
+    Default("prefetch window", PREFETCH_WINDOW, "s", "claim ahead only what handlers finish in this time"),
+    Default("prefetch most", PREFETCH_MOST, "", "and never more than one script may move"),
+    Default("attempts", ATTEMPTS, "", "then the message is dead-lettered; a lost delivery is no attempt"),
+    Default("wait first", WAIT_FIRST, "s", "before the second attempt; doubles, with jitter"),
+    Default("wait most", WAIT_MOST, "s", "the longest wait between two attempts"),
+    Default("release delay", RELEASE_DELAY, "s", "a handler that always releases must be no hot loop"),
+    Default("max_losses", MAX_LOSSES, "", "a message that three workers died with is poison"),
+    Default("grace", GRACE, "s", "to finish on SIGTERM; fits the 30 s of Kubernetes"),
+    Default("dedupe window", DEDUPE_WINDOW, "s", "so long a put of unknown outcome can be repeated without a copy"),
+    Default("forget after", FORGET_AFTER, "s", "an empty registration of a dead consumer is visited so long"),
+    Default("suspect patience", SUSPECT_PATIENCE, "s", "to get empty hands for a message that killed a worker"),
+    Default("max_body", MAX_BODY, "bytes", "larger ones belong in an object store; Redis itself takes 512 MB"),
+    Default("script elements", SCRIPT_ELEMENTS, "", "most that one script call moves, so that Redis is never held"),
+    Default("script bytes", SCRIPT_BYTES, "bytes", "most that one script call moves; one larger element goes alone"),
+    Default("ledger length", LEDGER_LENGTH, "", "abnormal events kept per queue"),
+    Default("traceback", TRACEBACK, "bytes", "kept of the last failure of a dead letter"),
+    Default("GIL cap", GIL_CAP, "s", "so long the supervisor renews for a child that cannot do it itself"),
+)

@@ -1,0 +1,186 @@
+"""Every error that reliq raises, in one tree, split by whose turn it is to act.
+
+::
+
+    ReliqError
+    ├── ConfigError            (ValueError)       the call or a setting is wrong: fix the code
+    ├── BodyError              (ValueError)       this body cannot be sent: fix the body
+    │   └── BodyTooLarge
+    ├── DecodeError            (ValueError)       these bytes cannot be read (they are kept, dead-lettered)
+    ├── Refused                                   certainly NOT executed: repeating is safe
+    │   ├── QueueFull                             Redis is out of memory; consumers still drain it
+    │   ├── Unavailable        (ConnectionError)  Redis cannot be reached, or cannot serve just now
+    │   ├── AccessDenied       (PermissionError)  password or ACL
+    │   ├── WrongKeyType       (TypeError)        a key of the queue holds something else
+    │   └── UnsupportedServer                     older than Redis 6.2
+    ├── OutcomeUnknown         (TimeoutError)     sent, but the answer was lost: it may have run
+    ├── PutManyError                              a part of a put_many: .accepted .refused .unknown
+    ├── LeaseLost                                 this settle came too late: another consumer has the message
+    ├── ConsumerClosed         (RuntimeError)     used after close, or inherited by a forked child
+    ├── EmbeddedUnavailable    (RuntimeError)     no URL was given and no private Redis can be started
+    └── Verdict                                   raised BY a handler, to say what becomes of its message
+        ├── Bury                                  dead-letter it, now
+        ├── Release                               put it back unprocessed; counts no failed attempt
+        └── RetryAfter                            retry it after so many seconds
+
+Every message names the thing, the reason and the next step. ``code`` is stable across releases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reliq.core.command import Command
+
+
+class ReliqError(Exception):
+    """The base of everything that reliq raises."""
+
+    code = "RELIQ"
+
+
+class ConfigError(ReliqError, ValueError):
+    """A setting, a name or an argument is wrong; nothing was sent."""
+
+    code = "CONFIG"
+
+
+class BodyError(ReliqError, ValueError):
+    """The codec cannot encode this body; nothing was sent."""
+
+    code = "BODY"
+
+
+class BodyTooLarge(BodyError):
+    """The encoded body is over the limit; nothing was sent."""
+
+    code = "BODY_TOO_LARGE"
+
+
+class DecodeError(ReliqError, ValueError):
+    """These bytes are not what they should be. ``code`` is the cause under which they are dead-lettered."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Refused(ReliqError):
+    """Redis (or the way to it) said no before anything was executed. Repeating is safe."""
+
+    code = "REFUSED"
+
+
+class QueueFull(Refused):
+    """Redis is at ``maxmemory`` and refuses to take more. Claims and acks still work."""
+
+    code = "QUEUE_FULL"
+
+
+class Unavailable(Refused, ConnectionError):
+    """Redis is not there, or not able to serve at the moment (loading, failing over, read-only replica)."""
+
+    code = "UNAVAILABLE"
+
+
+class AccessDenied(Refused, PermissionError):
+    """A password is missing or wrong, or the ACL user may not do this."""
+
+    code = "ACCESS_DENIED"
+
+
+class WrongKeyType(Refused, TypeError):
+    """A key that belongs to the queue holds another type of value."""
+
+    code = "WRONG_KEY_TYPE"
+
+
+class UnsupportedServer(Refused):
+    """The server is older than Redis 6.2, or is not Redis."""
+
+    code = "UNSUPPORTED_SERVER"
+
+
+class OutcomeUnknown(ReliqError, TimeoutError):
+    """The command was sent and its answer never came, so it may or may not have been executed.
+
+    For a put, ``ids`` are the messages concerned and ``queue.repeat(error)`` sends exactly the same
+    once more: the server recognises it and keeps one copy (for an hour, see the defaults).
+    """
+
+    code = "OUTCOME_UNKNOWN"
+
+    def __init__(self, message: str, *, ids: Sequence[str] = (), replay: Command | None = None) -> None:
+        super().__init__(message)
+        self.ids = list(ids)
+        self.replay = replay
+
+
+class PutManyError(ReliqError):
+    """A ``put_many`` that went through in part: which ids are in, which are not, which may be."""
+
+    code = "PUT_MANY"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        accepted: Sequence[str],
+        refused: Sequence[str],
+        unknown: Sequence[str],
+        replay: Command | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.accepted = list(accepted)
+        self.refused = list(refused)
+        self.unknown = list(unknown)
+        self.replay = replay
+
+
+class LeaseLost(ReliqError):
+    """The message is no longer this consumer's: its lease ended and it was given to another."""
+
+    code = "LEASE_LOST"
+
+
+class ConsumerClosed(ReliqError, RuntimeError):
+    """The consumer is closed, or belongs to the parent of this forked process."""
+
+    code = "CONSUMER_CLOSED"
+
+
+class EmbeddedUnavailable(ReliqError, RuntimeError):
+    """There is no URL and no private Redis can be started here."""
+
+    code = "EMBEDDED_UNAVAILABLE"
+
+
+class Verdict(ReliqError):
+    """Raised by a handler to settle its message in another way than ack or retry by policy."""
+
+    code = "VERDICT"
+
+
+class Bury(Verdict):
+    """Dead-letter the message now, whatever attempts are left: ``raise reliq.Bury("no such account")``."""
+
+    code = "BURIED"
+
+
+class Release(Verdict):
+    """Put the message back unprocessed. It counts no failed attempt and comes back after a second,
+    so that a handler which always releases is no hot loop."""
+
+    code = "RELEASED"
+
+
+class RetryAfter(Verdict):
+    """Retry after ``seconds``, whatever the policy's wait says; it counts as a failed attempt."""
+
+    code = "RETRY_AFTER"
+
+    def __init__(self, seconds: float, reason: str = "") -> None:
+        super().__init__(reason or f"retry after {seconds} s")
+        self.seconds = seconds
