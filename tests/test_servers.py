@@ -49,6 +49,15 @@ def test_closing_leaves_nothing(own_server: RedisServer) -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_shared_server_is_reached_by_client_and_cli(
+    server: RedisServer | ExternalServer, redis: redis_py.Redis, prefix: str
+) -> None:
+    """The fixtures `redis` and `server` mean one server, and no other test has written under `prefix`."""
+    assert list(redis.scan_iter(f"{prefix}*")) == []
+    redis.set(prefix, "here")
+    assert server.cli("GET", prefix) == b"here"
+
+
 def test_failed_start_shows_the_log(own_server: RedisServer) -> None:
     """A server that cannot start says why in the error, and leaves no folder."""
     broken = RedisServer(own_server.binary, extra_args=["--no-such-setting", "1"])
