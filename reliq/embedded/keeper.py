@@ -13,6 +13,7 @@ the kernel offers that (Linux); elsewhere the next keeper stops the orphan befor
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -73,19 +74,24 @@ class _Keeper:
 
     def run(self) -> None:
         quick = 0
-        while quick <= RESTARTS:
+        while True:
             started = time.monotonic()
             self._server = _start_server(self._command)
             status = self._until_server_ends()
             if status is None:
                 return
             quick = 0 if time.monotonic() - started > SETTLED_S else quick + 1
+            if quick > RESTARTS:
+                self._give_up(_how(status))
+                return
             pause = FIRST_PAUSE_S * 2 ** max(quick - 1, 0)
             _log(f"redis-server ended ({_how(status)}); next try in {pause:.1f} s")
             if self._nobody_left(pause):
                 return
+
+    def _give_up(self, how: str) -> None:
         os.kill(self._watcher, signal.SIGKILL)
-        _log(f"redis-server died {quick} times within {SETTLED_S:.0f} s of its start; giving up")
+        _log(f"redis-server ended ({how}), {RESTARTS + 1} times soon after its start; giving up")
 
     def _until_server_ends(self) -> int | None:
         """Its exit status; None if it was stopped because nobody is left."""
@@ -159,10 +165,11 @@ def _evict_orphan() -> None:
         # The pid is its own: it was written by the process that holds the lock until this moment.
         orphan = int(os.pread(lock, 32, 0))
         _log(f"stopping redis-server {orphan}, whose keeper is gone")
-        os.kill(orphan, signal.SIGTERM)
-        if not _came_free(lock, STOP_S):
-            os.kill(orphan, signal.SIGKILL)
-            _came_free(lock, STOP_S)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):  # it went just now
+                os.kill(orphan, number)
+            if _came_free(lock, STOP_S):
+                break
     os.close(lock)
 
 

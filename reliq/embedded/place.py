@@ -57,12 +57,12 @@ def find(directory: Path | None) -> Place:
         # Two spellings of one directory share its locks, so they must agree on the socket as well.
         resolved = chosen.resolve(strict=True)
         _make_private(resolved)
+        return Place(resolved, _socket(resolved))
     except OSError as error:
         raise EmbeddedUnavailable(
             f"the data directory {chosen} of the embedded Redis cannot be used ({error}): "
             "set RELIQ_DATA_DIR to one that is yours, or RELIQ_URL to a Redis"
         ) from error
-    return Place(resolved, _socket(resolved))
 
 
 def _default() -> Path:
