@@ -1,0 +1,1 @@
+"""Faults: what must hold while the network, Redis or a process misbehaves."""
