@@ -52,12 +52,21 @@ TABLE: Final = (
     Default("release delay", RELEASE_DELAY, "s", "a handler that always releases must be no hot loop"),
     Default("max_losses", MAX_LOSSES, "", "a message that three workers died with is poison"),
     Default("grace", GRACE, "s", "to finish on SIGTERM; fits the 30 s of Kubernetes"),
-    Default("dedupe window", DEDUPE_WINDOW, "s", "so long a put of unknown outcome can be repeated without a copy"),
+    Default(
+        "dedupe window", DEDUPE_WINDOW, "s", "so long a put of unknown outcome can be repeated without a copy"
+    ),
     Default("forget after", FORGET_AFTER, "s", "an empty registration of a dead consumer is visited so long"),
     Default("suspect patience", SUSPECT_PATIENCE, "s", "to get empty hands for a message that killed a worker"),
     Default("max_body", MAX_BODY, "bytes", "larger ones belong in an object store; Redis itself takes 512 MB"),
-    Default("script elements", SCRIPT_ELEMENTS, "", "most that one script call moves, so that Redis is never held"),
-    Default("script bytes", SCRIPT_BYTES, "bytes", "most that one script call moves; one larger element goes alone"),
+    Default(
+        "script elements", SCRIPT_ELEMENTS, "", "most that one script call moves, so that Redis is never held"
+    ),
+    Default(
+        "script bytes",
+        SCRIPT_BYTES,
+        "bytes",
+        "most that one script call moves; one larger element goes alone",
+    ),
     Default("ledger length", LEDGER_LENGTH, "", "abnormal events kept per queue"),
     Default("traceback", TRACEBACK, "bytes", "kept of the last failure of a dead letter"),
     Default("GIL cap", GIL_CAP, "s", "so long the supervisor renews for a child that cannot do it itself"),

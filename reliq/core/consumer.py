@@ -365,9 +365,7 @@ class ConsumerState:
         """Put back by its handler's own wish, in ``delay`` seconds; counts no failure."""
         return Settle(RETRY, message, env.bump(message.envelope, released=1), round(delay * 1000))
 
-    def bury(
-        self, message: Message, cause: str, error: str, traceback: str = "", *, failed: int = 0
-    ) -> Settle:
+    def bury(self, message: Message, cause: str, error: str, traceback: str = "", *, failed: int = 0) -> Settle:
         """Dead-letter it, with what is known about why."""
         note = self.death_note(message, cause, error, traceback)
         back = env.join_note(note, env.bump(message.envelope, failed=failed))

@@ -136,11 +136,7 @@ def bump(
 
 def is_envelope(element: bytes) -> bool:
     """Whether these bytes are an envelope of any version (magic and checksum), rather than a raw body."""
-    return (
-        element[:4] == MAGIC
-        and len(element) > META_FROM
-        and checksum(element[CHECKED_FROM:]) == element[9:13]
-    )
+    return element[:4] == MAGIC and len(element) > META_FROM and checksum(element[CHECKED_FROM:]) == element[9:13]
 
 
 def unpack(element: bytes) -> Envelope:
@@ -160,10 +156,7 @@ def unpack(element: bytes) -> Envelope:
         )
     if length != len(element):
         raise DecodeError("BAD_LENGTH", f"the envelope says {length} bytes and has {len(element)}")
-    if element[META_FROM] == 0x80:
-        meta, end = {}, META_FROM + 1
-    else:
-        meta, end = _unpack_meta(element)
+    meta, end = ({}, META_FROM + 1) if element[META_FROM] == 0x80 else _unpack_meta(element)
     return Envelope(element, id, returns, failed, released, lost, meta, element[end:])
 
 

@@ -32,6 +32,20 @@ class ReapReport:
     waiting: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
+    def add(self, other: ReapReport) -> None:
+        """Add what another pass found and did."""
+        self.returned += other.returned
+        self.buried += other.buried
+        for name in ("consumers", "adopted", "waiting", "errors"):
+            getattr(self, name).extend(getattr(other, name))
+
+    def __str__(self) -> str:
+        text = f"queue {self.queue}: {self.returned} back to ready, {self.buried} dead-lettered as POISON"
+        for name in ("consumers", "adopted", "waiting", "errors"):
+            if getattr(self, name):
+                text += f"; {name}: {', '.join(getattr(self, name))}"
+        return text
+
 
 def reap_expired_g(
     keys: Keys,
@@ -72,9 +86,7 @@ def _reap_each_g(
     """First calls for all of them in pipelines; those with more to give go on one by one."""
     for start in range(0, len(names), 100):
         batch = names[start : start + 100]
-        commands = [
-            ops.reap(keys, name, lease=lease, server=server, max_losses=max_losses) for name in batch
-        ]
+        commands = [ops.reap(keys, name, lease=lease, server=server, max_losses=max_losses) for name in batch]
         replies = yield commands
         for name, command, first in zip(batch, commands, replies, strict=True):
             reply = first
@@ -99,9 +111,7 @@ def _note(report: ReapReport, name: str, reply: ops.Reaped | Exception) -> bool:
     return reply.more
 
 
-def reap_dead_g(
-    keys: Keys, consumer: str, *, max_losses: int, started: list[bytes] | None
-) -> Flow[ReapReport]:
+def reap_dead_g(keys: Keys, consumer: str, *, max_losses: int, started: list[bytes] | None) -> Flow[ReapReport]:
     """Requeue at once what a consumer held whose process was seen to die; its name is dead for good."""
     report = ReapReport(keys.queue)
     command = ops.reap(keys, consumer, dead=True, max_losses=max_losses, started=started)
@@ -168,7 +178,13 @@ def consumers_g(keys: Keys) -> Flow[list[ConsumerInfo]]:
                     raise reply
             found.append(
                 ConsumerInfo(
-                    name, end - now, doing, inbox, record.get("who", ""), "dead" in record, "leaving" in record
+                    name,
+                    end - now,
+                    doing,
+                    inbox,
+                    record.get("who", ""),
+                    "dead" in record,
+                    "leaving" in record,
                 )
             )
     return found

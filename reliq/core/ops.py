@@ -222,3 +222,13 @@ def page(key: str, start: int, stop: int, verb: str = "LRANGE") -> Command:
     """Elements of a list (LRANGE) or members of a sorted set with scores (ZRANGE)."""
     args: tuple[Arg, ...] = (start, stop) if verb == "LRANGE" else (start, stop, "WITHSCORES")
     return Command(verb, (key,), args, idempotent=True)
+
+
+def unblock(client_id: int) -> Command:
+    """End the BLMOVE of a connection of ours, as if it had timed out."""
+    return Command("CLIENT UNBLOCK", (), (client_id, "TIMEOUT"), idempotent=True)
+
+
+def kill_client(client_id: int) -> Command:
+    """Close a connection of ours on the server, whatever it is doing there. Parses to how many there were."""
+    return Command("CLIENT KILL", (), ("ID", client_id), idempotent=True)

@@ -68,4 +68,10 @@ def _state(attempt: int, error: BaseException, age: float) -> tenacity.RetryCall
     return state
 
 
+def backoff(failures: int, *, first: float = 0.05, most: float = 5.0) -> float:
+    """Seconds to wait before asking Redis again after so many failures in a row: exponential, with jitter."""
+    wait = tenacity.wait_exponential_jitter(initial=first, max=most, jitter=first)
+    return float(wait(_state(max(1, failures), ConnectionError(), 0.0)))
+
+
 _NOBODY = tenacity.Retrying(reraise=True)

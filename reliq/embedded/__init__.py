@@ -43,9 +43,7 @@ def ensure(directory: Path | None = None) -> str:
     or the server does not start.
     """
     if os.name != "posix":
-        raise EmbeddedUnavailable(
-            "the embedded Redis needs Unix sockets and file locks: set RELIQ_URL instead"
-        )
+        raise EmbeddedUnavailable("the embedded Redis needs Unix sockets and file locks: set RELIQ_URL instead")
     # Late, because fcntl exists on Unix only, and because whoever has a URL need not pay for the import.
     from reliq.embedded import place, start
 

@@ -74,9 +74,7 @@ def _default() -> Path:
         return Path(base) / "reliq"
     home = os.path.expanduser("~")
     if not os.path.isabs(home):
-        raise EmbeddedUnavailable(
-            "this user has no home directory: set RELIQ_DATA_DIR, or RELIQ_URL to a Redis"
-        )
+        raise EmbeddedUnavailable("this user has no home directory: set RELIQ_DATA_DIR, or RELIQ_URL to a Redis")
     return Path(home) / ".local" / "share" / "reliq"
 
 
@@ -86,15 +84,11 @@ def _make_private(path: Path) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise NotADirectoryError(f"{path} is not a directory")
     if found.st_uid != os.geteuid():
-        raise PermissionError(
-            f"{path} belongs to uid {found.st_uid}, this process runs as uid {os.geteuid()}"
-        )
+        raise PermissionError(f"{path} belongs to uid {found.st_uid}, this process runs as uid {os.geteuid()}")
     if stat.S_IMODE(found.st_mode) != 0o700:
         path.chmod(0o700)
     if path.lstat().st_mode & 0o077:
-        raise PermissionError(
-            f"{path} stays open to other users after chmod 700: its file system ignores modes"
-        )
+        raise PermissionError(f"{path} stays open to other users after chmod 700: its file system ignores modes")
 
 
 def _socket(directory: Path) -> Path:
@@ -112,7 +106,5 @@ def _socket(directory: Path) -> Path:
     _make_private(far)
     socket = far / "redis.sock"
     if len(os.fsencode(socket)) > _SOCKET_PATH_BYTES:
-        raise EmbeddedUnavailable(
-            f"{directory} and {far} are both too long for a Unix socket: set RELIQ_DATA_DIR"
-        )
+        raise EmbeddedUnavailable(f"{directory} and {far} are both too long for a Unix socket: set RELIQ_DATA_DIR")
     return socket

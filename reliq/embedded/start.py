@@ -50,9 +50,7 @@ def bring_up(place: Place) -> str:
             _hold(place.users_lock)
             _see_to_server(place)
     except OSError as error:
-        raise EmbeddedUnavailable(
-            f"the embedded Redis in {place.directory} cannot be used: {error}"
-        ) from error
+        raise EmbeddedUnavailable(f"the embedded Redis in {place.directory} cannot be used: {error}") from error
     return place.url
 
 
@@ -192,9 +190,7 @@ def _python() -> str:
     for path in (sys.executable, beside):
         if path and re.match(r"(python|pypy)", os.path.basename(path)) and os.access(path, os.X_OK):
             return path
-    raise EmbeddedUnavailable(
-        f"no Python interpreter to run the embedded Redis with ({beside}): set RELIQ_URL"
-    )
+    raise EmbeddedUnavailable(f"no Python interpreter to run the embedded Redis with ({beside}): set RELIQ_URL")
 
 
 def _shorten(log: Path) -> None:

@@ -1,0 +1,37 @@
+"""What becomes of a message after its handler: from the outcome and the policy to a settle."""
+
+from __future__ import annotations
+
+from reliq import defaults
+from reliq.core.consumer import ConsumerState, Message, Settle
+from reliq.core.retry import Retry
+from reliq.errors import Bury, DecodeError, Release, RetryAfter
+
+
+def judge(
+    state: ConsumerState, message: Message, error: BaseException | None, retry: Retry, age: float, trace: str
+) -> Settle:
+    """The settle for a handler that returned (``error`` is None) or raised.
+
+    ``age``: seconds since the put; ``trace``: the formatted traceback.
+    """
+    if error is None:
+        return state.ack(message)
+    text = describe(error)
+    if isinstance(error, Release):
+        return state.release_later(message, defaults.RELEASE_DELAY)
+    if isinstance(error, Bury):
+        return state.bury(message, "BURIED", str(error) or "buried by its handler", trace, failed=1)
+    if isinstance(error, DecodeError):
+        return state.bury(message, error.code, text, trace, failed=1)
+    delay = retry.next_delay(message.envelope.attempt, error, age)
+    if delay is None:
+        return state.bury(message, "ATTEMPTS", text, trace, failed=1)
+    if isinstance(error, RetryAfter):
+        delay = max(0.0, error.seconds)
+    return state.retry(message, delay, text)
+
+
+def describe(error: BaseException) -> str:
+    """``ValueError: no such address``, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]

@@ -1,0 +1,126 @@
+"""What a lease says about its message, and what becomes of it; the same in both shells."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+from typing import Any
+
+from reliq import context
+from reliq.core import envelope as env
+from reliq.core.consumer import ConsumerState, Message, Settle
+from reliq.core.retry import Retry
+from reliq.core.verdict import describe, judge
+from reliq.errors import LeaseLost
+from reliq.logging import log
+
+
+class Leased:
+    """What a lease says about its message; the same in both shells."""
+
+    def __init__(self, message: Message, state: ConsumerState, retry: Retry) -> None:
+        self._message = message
+        self._state = state
+        self._retry = retry
+        self._settled = False
+        self._tokens: context.Tokens | None = None
+
+    @property
+    def body(self) -> Any:
+        """The decoded body."""
+        return self._message.body
+
+    @property
+    def id(self) -> str:
+        """The message's id, 32 hex digits; what put returned."""
+        return self._message.envelope.id.hex()
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1; deliveries that were lost or released do not count."""
+        return self._message.envelope.attempt
+
+    @property
+    def deliveries(self) -> int:
+        """How often the message was handed to a handler, this time included."""
+        return self._message.envelope.deliveries
+
+    @property
+    def fence(self) -> int:
+        """A number that only grows per message. Let a store of yours refuse writes with a smaller one."""
+        return self._message.envelope.fence
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits: the trace id at the put, or the message's own id if there was none."""
+        carried = self._message.envelope.meta.get("t")
+        return carried if isinstance(carried, str) else self.id
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue."""
+        return self._state.keys.queue
+
+    @property
+    def lost(self) -> bool:
+        """True once the lease is known to be gone: another consumer has the message, stop working on it."""
+        return self._message.lost
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was acked, retried, released or buried here."""
+        return self._settled
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.id} queue={self.queue} attempt={self.attempt} fence={self.fence}>"
+
+    def _enter(self) -> None:
+        current = context.Current(self.queue, self.id, self.attempt, self._state.name, self.trace_id)
+        self._tokens = context.enter(current)
+
+    def _leave(self) -> None:
+        if self._tokens is not None:
+            context.leave(self._tokens)
+            self._tokens = None
+
+    def _verdict(self, error: BaseException | None) -> Settle:
+        """The settle for a handler's outcome; a release, uncounted, if it was interrupted from outside."""
+        message = self._message
+        if error is not None and not isinstance(error, Exception):
+            return self._state.release(message)
+        made = env.id_ms(message.envelope.id)
+        age = max(0.0, time.time() - made / 1000) if made is not None else 0.0
+        trace = "".join(traceback.format_exception(error)) if error is not None else ""
+        return judge(self._state, message, error, self._retry, age, trace)
+
+    def _report(self, error: BaseException, settle: Settle) -> None:
+        """One record for a handler that failed, at the level of what becomes of the message."""
+        if settle.verb == "bury":
+            log.error("dead-lettered: %s (see its traceback with the message)", describe(error))
+        elif settle.verb == "retry":
+            delay = float(settle.detail) / 1000
+            log.warning("back in %.1f s: %s", delay, describe(error))
+
+    def _lost_error(self) -> LeaseLost:
+        return LeaseLost(
+            f"message {self.id} of queue {self.queue!r} is no longer ours (fence {self.fence}): the lease of "
+            f"{self._state.lease} s ended and it was given to another consumer. What was done for it may be "
+            "done twice; use lease.fence to guard your store."
+        )
+
+    def __del__(self) -> None:
+        if not self._settled and not self._message.lost and self._tokens is None and self._drop():
+            warnings.warn(
+                f"{self!r} was dropped without being settled; it goes back. Use `with lease:` or lease.ack()",
+                ResourceWarning,
+                stacklevel=2,
+            )
+
+    def _drop(self) -> bool:
+        """Give the message back if we still hold it; True if so."""
+        element = self._message.envelope.element
+        if self._state.held.get(element) is not self._message:
+            return False
+        self._state.finished.append(self._state.release(self._message, handled=True))
+        return True

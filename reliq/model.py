@@ -1,0 +1,169 @@
+"""What both shells share about a queue: its checked settings, and how a body becomes an element."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from reliq import context
+from reliq.core import envelope as env
+from reliq.core.codec import Codec, encode, find
+from reliq.core.keys import Keys
+from reliq.core.ops import NOW, Due
+from reliq.core.retry import Retry
+from reliq.errors import ConfigError
+
+
+def new_id() -> bytes:
+    """A fresh time-ordered message id (UUID version 7), 16 bytes."""
+    return env.uuid7(time.time_ns() // 1_000_000, os.urandom(10))
+
+
+def consumer_name() -> str:
+    """A name that is never used again: host, process id and a random incarnation."""
+    host = socket.gethostname().split(".")[0][:40] or "host"
+    return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def clock() -> float:
+    """Seconds that go on through suspend (CLOCK_BOOTTIME where there is one): leases are counted in it."""
+    return _boottime()
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+if not hasattr(time, "CLOCK_BOOTTIME"):
+    _boottime = time.monotonic
+
+
+def due(delay: float | None, at: datetime | None) -> Due:
+    """When a put becomes ready; ConfigError for a naive datetime, a negative delay, or both at once."""
+    if delay is None and at is None:
+        return NOW
+    if delay is not None and at is not None:
+        raise ConfigError("put(delay=, at=): give one of them")
+    if at is not None:
+        if at.tzinfo is None:
+            raise ConfigError(f"put(at={at!r}): a time without a zone; use datetime.now(timezone.utc) + …")
+        return Due("at", round(at.timestamp() * 1000))
+    assert delay is not None
+    if not 0 <= delay < 1e10:
+        raise ConfigError(f"put(delay={delay!r}): seconds, not negative")
+    return Due("in", round(delay * 1000)) if delay else NOW
+
+
+@dataclass(frozen=True)
+class QueueOptions:
+    """The checked settings of a queue; both shells build one from the same arguments."""
+
+    keys: Keys
+    codec: Codec
+    raw_codec: Codec
+    named_codec: str | None
+    lease: float
+    block: float
+    timeout: float
+    retry: Retry
+    max_losses: int
+    max_body: int
+
+    @property
+    def name(self) -> str:
+        return self.keys.queue
+
+    def element(self, body: Any, id: str | None) -> tuple[str, bytes]:
+        """Encode a body into (id as text, element). The trace id of the context goes with it."""
+        raw_id = new_id() if id is None else env.named_id(_checked_id(id))
+        meta: env.Meta = {}
+        if self.codec.name != "msgpack":
+            meta["c"] = self.codec.name
+        trace_id = context.trace_id()
+        if trace_id:
+            meta["t"] = trace_id
+        return raw_id.hex(), env.pack(raw_id, encode(self.codec, body, self.max_body), meta)
+
+    def marker(self, id: str | None) -> str:
+        """The key that stands for an explicit id, or nothing."""
+        return "" if id is None else self.keys.marker(env.named_id(id))
+
+
+def options(
+    name: str,
+    *,
+    key: str | None,
+    codec: str | Codec | None,
+    prefix: str | None,
+    lease: float,
+    block: float,
+    timeout: float,
+    retry: Retry | None,
+    max_losses: int,
+    max_body: int,
+) -> QueueOptions:
+    """Check the arguments of Queue(...) against each other; ConfigError says which and why."""
+    for label, value in (("lease", lease), ("block", block), ("timeout", timeout)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise ConfigError(f"queue {name!r}: {label}={value!r} must be a number of seconds above 0")
+    if lease < 0.5:
+        raise ConfigError(f"queue {name!r}: lease={lease} s is too short to renew; use at least 0.5")
+    if not isinstance(max_losses, int) or not 1 <= max_losses <= 255:
+        raise ConfigError(f"queue {name!r}: max_losses={max_losses!r} must be 1 to 255")
+    chosen = find(codec)
+    return QueueOptions(
+        keys=Keys(name, prefix or os.environ.get("RELIQ_PREFIX") or "reliq", key),
+        codec=chosen,
+        raw_codec=find("json") if codec is None else chosen,
+        named_codec=None if codec is None else chosen.name,
+        lease=float(lease),
+        block=float(block),
+        timeout=float(timeout),
+        retry=retry or Retry(),
+        max_losses=max_losses,
+        max_body=max_body,
+    )
+
+
+def _checked_id(id: str) -> str:
+    if not isinstance(id, str) or not 0 < len(id) <= 500:
+        raise ConfigError(f"put(id={id!r}): a text of 1 to 500 characters")
+    return id
+
+
+@dataclass
+class Producer:
+    """A numbered series of puts, one at a time, by which the server recognises a repeat."""
+
+    name: bytes = field(default_factory=lambda: secrets.token_bytes(8))
+    sequence: int = 0
+
+    def next(self) -> int:
+        self.sequence += 1
+        return self.sequence
+
+
+class Producers:
+    """Idle producers. One whose put has an unknown outcome is not given back: its series is frozen."""
+
+    def __init__(self) -> None:
+        self._idle: deque[Producer] = deque()
+        self._pid = os.getpid()
+
+    def take(self) -> Producer:
+        """A producer that nobody else uses; never one that this process inherited by a fork."""
+        if self._pid != os.getpid():
+            self._idle, self._pid = deque(), os.getpid()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Producer()
+
+    def give_back(self, producer: Producer) -> None:
+        self._idle.append(producer)

@@ -1,0 +1,194 @@
+"""The queue: where producers put, and what consumers, workers and reapers are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from reliq import defaults, embedded, model
+from reliq.core import flows, ops
+from reliq.core.codec import Codec
+from reliq.core.command import Command
+from reliq.core.flows import Sizes
+from reliq.core.retry import Retry
+from reliq.errors import OutcomeUnknown, PutManyError, Refused
+from reliq.sync.connection import Links
+
+if TYPE_CHECKING:
+    from reliq.sync.consumer import Consumer
+
+
+class Queue:
+    """A reliable queue on a Redis list. Making one does no I/O; the first operation connects.
+
+    ``url``: redis://, rediss:// or unix://; without one ``$RELIQ_URL``, else a private embedded Redis.
+    ``key``: adopt an existing list of this name. ``codec``: "msgpack" (default), "json", "bytes" or an
+    object with name, encode, decode; raw elements of foreign producers are read by it, as JSON if none
+    is named. ``prefix``: of all keys, default ``$RELIQ_PREFIX`` or ``reliq``. ``lease``, ``block``,
+    ``timeout``: seconds, see the table of defaults. ``retry``: the policy for failing handlers.
+    Threads may share a queue. After a fork it opens connections of its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str | None = None,
+        *,
+        key: str | None = None,
+        codec: str | Codec | None = None,
+        prefix: str | None = None,
+        lease: float = defaults.LEASE,
+        block: float = defaults.BLOCK,
+        timeout: float = defaults.TIMEOUT,
+        retry: Retry | None = None,
+        max_losses: int = defaults.MAX_LOSSES,
+        max_body: int = defaults.MAX_BODY,
+    ) -> None:
+        self.options = model.options(
+            name,
+            key=key,
+            codec=codec,
+            prefix=prefix,
+            lease=lease,
+            block=block,
+            timeout=timeout,
+            retry=retry,
+            max_losses=max_losses,
+            max_body=max_body,
+        )
+        self.links = Links(lambda: embedded.url_or_embedded(url), timeout=timeout)
+        self._producers = model.Producers()
+        self._registered = False
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self.options.name
+
+    def __repr__(self) -> str:
+        return f"<Queue {self.name!r}>"
+
+    # -- produce ----------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        body: Any,
+        *,
+        id: str | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+    ) -> str:
+        """Accept one message; returns its id (32 hex digits). One round trip.
+
+        ``delay`` seconds or an aware datetime ``at`` say when it becomes ready, by the server's clock.
+        ``id``: a text of your own; the same id within an hour adds no second copy, from any process.
+        Raises Refused (QueueFull, Unavailable, …: it is not in), or OutcomeUnknown (it may be; the error
+        can be given to ``repeat``), BodyError, ConfigError.
+        """
+        mid, element = self.options.element(body, id)
+        self._send([mid], [element], model.due(delay, at), self.options.marker(id))
+        return mid
+
+    def put_many(
+        self, bodies: Iterable[Any], *, delay: float | None = None, at: datetime | None = None
+    ) -> list[str]:
+        """Accept many messages, in order; returns their ids. One round trip per 1,000 or 256 kB.
+
+        Raises PutManyError, which lists what was accepted, refused and unknown, if it goes through in part.
+        """
+        due = model.due(delay, at)
+        pairs = [self.options.element(body, None) for body in bodies]
+        ids = [mid for mid, _ in pairs]
+        done = 0
+        for chunk in ops.chunks([element for _, element in pairs]):
+            part = ids[done : done + len(chunk)]
+            try:
+                self._send(part, chunk, due, "")
+            except (Refused, OutcomeUnknown) as error:
+                raise _partly(error, ids, done, len(part)) from error
+            done += len(chunk)
+        return ids
+
+    def _send(self, ids: list[str], elements: Any, due: ops.Due, marker: str) -> None:
+        if not self._registered:
+            self.links.insist(ops.register(self.options.keys, self.options.named_codec))
+            self._registered = True
+        producer = self._producers.take()
+        command = ops.put(self.options.keys, producer.name, producer.next(), elements, due, marker)
+        try:
+            self.links.insist(command)
+        except OutcomeUnknown as error:  # its series is frozen: the producer is not given back
+            raise OutcomeUnknown(
+                f"{error} Give this error to queue.repeat() to send the same once more without a second copy.",
+                ids=ids,
+                replay=command,
+            ) from error
+        self._producers.give_back(producer)
+
+    def repeat(self, error: OutcomeUnknown | PutManyError) -> list[str]:
+        """Send a put of unknown outcome once more; the server keeps one copy. Returns its ids."""
+        replay = error.replay
+        ids = error.unknown if isinstance(error, PutManyError) else error.ids
+        if not isinstance(replay, Command):
+            raise ValueError("this error carries no put to repeat")
+        try:
+            self.links.insist(replay)
+        except OutcomeUnknown as again:
+            raise OutcomeUnknown(str(again), ids=ids, replay=replay) from again
+        return ids
+
+    # -- consume ----------------------------------------------------------------------------------------
+
+    def consumer(self, *, prefetch: int = 1, until_empty: bool = False) -> Consumer:
+        """A claimer: ``with q.consumer() as c: for lease in c: …``. ``until_empty`` stops at empty."""
+        from reliq.sync.consumer import Consumer
+
+        return Consumer(self, prefetch=prefetch, until_empty=until_empty)
+
+    def ack(self, function: Any = None, /, **options: Any) -> Any:
+        """Make a handler of a function: ``@q.ack`` or ``@q.ack(retry=Retry(...), timeout=30)``."""
+        from reliq.ack import decorate
+
+        return decorate(self, function, **options)
+
+    # -- ask --------------------------------------------------------------------------------------------
+
+    def size(self) -> Sizes:
+        """How many messages are in each state: .ready .doing .later .dead"""
+        return self.links.flow(flows.sizes_g(self.options.keys))
+
+    def ping(self) -> str:
+        """Connect and check; returns the server's version. Raises what is wrong, in one line."""
+        link = self.links.new()
+        try:
+            link.connect()
+            return link.server.version
+        finally:
+            link.close()
+
+    def close(self) -> None:
+        """Close the idle connections. The queue can still be used; it opens new ones."""
+        self.links.close()
+
+    def __enter__(self) -> Queue:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _partly(error: Refused | OutcomeUnknown, ids: list[str], done: int, sent: int) -> PutManyError:
+    """Which ids are in, which are not, which may be, when one chunk of several failed."""
+    unknown = ids[done : done + sent] if isinstance(error, OutcomeUnknown) else []
+    refused = ids[done + len(unknown) :]
+    return PutManyError(
+        f"{done} of {len(ids)} messages are in, {len(refused)} are not, {len(unknown)} may be: {error}",
+        accepted=ids[:done],
+        refused=refused,
+        unknown=unknown,
+        replay=error.replay if isinstance(error, OutcomeUnknown) else None,
+    )
