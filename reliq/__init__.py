@@ -17,6 +17,7 @@ from reliq.sync.consumer import Consumer
 from reliq.sync.lease import Lease
 from reliq.sync.queue import Queue
 from reliq.sync.reaper import Reaper
+from reliq.sync.worker import Worker
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "Retry",
     "RetryAfter",
     "Unavailable",
+    "Worker",
 ]

@@ -16,6 +16,17 @@ from reliq.errors import LeaseLost
 from reliq.logging import log
 
 
+def settle_for(
+    state: ConsumerState, message: Message, retry: Retry, error: BaseException | None, trace: str | None = None
+) -> Settle:
+    """The settle for a handler's outcome, by the policy: whatever it raised is a failed attempt."""
+    made = env.id_ms(message.envelope.id)
+    age = max(0.0, time.time() - made / 1000) if made is not None else 0.0
+    if trace is None:
+        trace = "" if error is None else "".join(traceback.format_exception(error))
+    return judge(state, message, error, retry, age, trace)
+
+
 class Leased:
     """What a lease says about its message; the same in both shells."""
 
@@ -75,26 +86,32 @@ class Leased:
     def __repr__(self) -> str:
         return f"<Lease {self.id} queue={self.queue} attempt={self.attempt} fence={self.fence}>"
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
+        """Let logs and puts from here on know which message they belong to."""
         current = context.Current(self.queue, self.id, self.attempt, self._state.name, self.trace_id)
         self._tokens = context.enter(current)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """End what enter() began."""
         if self._tokens is not None:
             context.leave(self._tokens)
             self._tokens = None
 
-    def _verdict(self, error: BaseException | None) -> Settle:
-        """The settle for a handler's outcome; a release, uncounted, if it was interrupted from outside."""
-        message = self._message
-        if error is not None and not isinstance(error, Exception):
-            return self._state.release(message)
-        made = env.id_ms(message.envelope.id)
-        age = max(0.0, time.time() - made / 1000) if made is not None else 0.0
-        trace = "".join(traceback.format_exception(error)) if error is not None else ""
-        return judge(self._state, message, error, self._retry, age, trace)
+    def judge(self, error: BaseException | None) -> Settle:
+        """The settle for a handler's outcome; see settle_for()."""
+        return settle_for(self._state, self._message, self._retry, error)
 
-    def _report(self, error: BaseException, settle: Settle) -> None:
+    def verdict(self, error: BaseException | None) -> Settle:
+        """The same for code that was interrupted from outside (KeyboardInterrupt, cancellation): a release."""
+        if error is not None and not isinstance(error, Exception):
+            return self._state.release(self._message)
+        return self.judge(error)
+
+    def mark_settled(self) -> None:
+        """Its settle is made by the worker's loop."""
+        self._settled = True
+
+    def report(self, error: BaseException, settle: Settle) -> None:
         """One record for a handler that failed, at the level of what becomes of the message."""
         if settle.verb == "bury":
             log.error("dead-lettered: %s (see its traceback with the message)", describe(error))

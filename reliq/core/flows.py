@@ -47,20 +47,8 @@ class ReapReport:
         return text
 
 
-def reap_expired_g(
-    keys: Keys,
-    *,
-    lease: float,
-    server: str,
-    max_losses: int,
-    scan: int = 0,
-    scan_steps: int = 1,
-) -> Flow[tuple[ReapReport, int]]:
-    """One pass: every expired consumer, then some steps of the search for unregistered lists.
-
-    ``scan`` is where the search goes on (0: from the start); returns the report and where it got to.
-    A pass that finds nothing and searches nothing (``scan_steps=0``) is one call.
-    """
+def reap_expired_g(keys: Keys, *, lease: float, server: str, max_losses: int) -> Flow[ReapReport]:
+    """One pass over every consumer whose lease is over. A pass that finds none is one call."""
     report = ReapReport(keys.queue)
     offset = 0
     while True:
@@ -68,16 +56,24 @@ def reap_expired_g(
         yield from _reap_each_g(keys, names, report, lease=lease, server=server, max_losses=max_losses)
         offset += len(names)
         if len(names) < defaults.SCRIPT_ELEMENTS:
-            break
-    for _ in range(scan_steps):
-        scan, found = yield ops.scan_lists(keys, scan)
+            return report
+
+
+def adopt_strays_g(
+    keys: Keys, cursor: int, steps: int, *, lease: float, server: str, max_losses: int
+) -> Flow[tuple[ReapReport, int]]:
+    """Some bounded steps of the search for lists without a registration: they get one, with a lease, and
+    are reaped when it ends. Returns the report and where the search goes on (0: from the start)."""
+    report = ReapReport(keys.queue)
+    for _ in range(steps):
+        cursor, found = yield ops.scan_lists(keys, cursor)
         if found:
             registered = {name for name, _ in (yield ops.consumers(keys))}
             strays = [name for name in found if name not in registered]
             yield from _reap_each_g(keys, strays, report, lease=lease, server=server, max_losses=max_losses)
-        if scan == 0:
+        if cursor == 0:
             break
-    return report, scan
+    return report, cursor
 
 
 def _reap_each_g(

@@ -174,6 +174,16 @@ class Links:
         if self._pid != os.getpid():
             self._lock, self._idle, self._pid = threading.Lock(), deque(), os.getpid()
 
+    @property
+    def server(self) -> Server:
+        """What the connection used last says about its server."""
+        link = self._take()
+        try:
+            link.connect()
+            return link.server
+        finally:
+            self._idle.append(link)
+
     def new(self, *, read_timeout: float | None = None, name: str = "reliq") -> Link:
         """A connection of its own for the caller, who closes it."""
         return Link(self.address, read_timeout=read_timeout or self._timeout, name=name)

@@ -58,7 +58,7 @@ class Lease(Leased):
             raise self._lost_error()
 
     def __enter__(self) -> Lease:
-        self._enter()
+        self.enter()
         return self
 
     def __exit__(
@@ -66,12 +66,12 @@ class Lease(Leased):
     ) -> bool:
         try:
             if not self._settled:
-                settle = self._verdict(error)
+                settle = self.verdict(error)
                 if error is not None:
-                    self._report(error, settle)
+                    self.report(error, settle)
                 self._settle(settle)
             elif isinstance(error, Exception):
                 log.error("failed after it was settled: %s", describe(error), exc_info=error)
         finally:
-            self._leave()
+            self.leave()
         return isinstance(error, Exception)

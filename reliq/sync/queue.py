@@ -58,9 +58,21 @@ class Queue:
             max_losses=max_losses,
             max_body=max_body,
         )
-        self.links = Links(lambda: embedded.url_or_embedded(url), timeout=timeout)
+        self._open(url)
+
+    def _open(self, url: str | None) -> None:
+        self.url = url
+        self.links = Links(lambda: embedded.url_or_embedded(url), timeout=self.options.timeout)
         self._producers = model.Producers()
         self._registered = False
+
+    @classmethod
+    def of(cls, options: model.QueueOptions, url: str | None) -> Queue:
+        """A queue of settings that were checked before."""
+        queue = cls.__new__(cls)
+        queue.options = options
+        queue._open(url)
+        return queue
 
     @property
     def name(self) -> str:
@@ -161,12 +173,7 @@ class Queue:
 
     def ping(self) -> str:
         """Connect and check; returns the server's version. Raises what is wrong, in one line."""
-        link = self.links.new()
-        try:
-            link.connect()
-            return link.server.version
-        finally:
-            link.close()
+        return self.links.server.version
 
     def close(self) -> None:
         """Close the idle connections. The queue can still be used; it opens new ones."""

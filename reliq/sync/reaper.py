@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from reliq.core import flows, ops
+from reliq.core import flows
 from reliq.core.flows import ReapReport
 from reliq.errors import OutcomeUnknown, Unavailable
 from reliq.logging import log
@@ -30,34 +30,32 @@ class Reaper:
         """One pass over the queues; returns what it found and did (one report, added up)."""
         total = ReapReport(", ".join(q.name for q in self._queues))
         for queue in self._queues:
-            report = self.reap(queue)
-            total.add(report)
+            total.add(self.reap(queue))
+            if self._scan_steps:
+                total.add(self.scan(queue, self._scan_steps))
         return total
 
     def reap(self, queue: Queue) -> ReapReport:
-        """One pass over one queue."""
-        started = clock()
-        keys = queue.options.keys
-        before = queue.links.insist(ops.server_time())
-        link = queue.links.new()
-        try:
-            link.connect()
-            server = link.server.run_id
-        finally:
-            link.close()
-        now = queue.links.insist(ops.server_time())
-        if (now - before) / 1000 > queue.options.lease / 2 or clock() - started > queue.options.lease / 2:
-            # The server stood still for long: nobody could renew. Let them, for one lease.
-            log.warning("queue %r: Redis stood still for %.1f s; no reap by lease in this pass",
-                        queue.name, clock() - started)  # fmt: skip
-            return ReapReport(queue.name)
+        """One pass over one queue's expired consumers; one round trip if there are none."""
+        options, started = queue.options, clock()
         flow = flows.reap_expired_g(
-            keys,
-            lease=queue.options.lease,
-            server=server,
-            max_losses=queue.options.max_losses,
-            scan=self._scans.get(queue.name, 0),
-            scan_steps=self._scan_steps,
+            options.keys, lease=options.lease, server=queue.links.server.run_id, max_losses=options.max_losses
+        )
+        report = queue.links.flow(flow)
+        if clock() - started > options.lease / 2:
+            log.warning("queue %r: this reaper pass took %.1f s", queue.name, clock() - started)
+        return report
+
+    def scan(self, queue: Queue, steps: int = 1) -> ReapReport:
+        """Some bounded steps of the search for lists that nobody registered; the next call goes on."""
+        options = queue.options
+        flow = flows.adopt_strays_g(
+            options.keys,
+            self._scans.get(queue.name, 0),
+            steps,
+            lease=options.lease,
+            server=queue.links.server.run_id,
+            max_losses=options.max_losses,
         )
         report, self._scans[queue.name] = queue.links.flow(flow)
         return report

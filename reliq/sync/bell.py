@@ -1,0 +1,60 @@
+"""The thread that waits in BLMOVE, so that an idle worker starts on a message at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from reliq.core.retry import backoff
+from reliq.errors import ReliqError
+from reliq.sync.engine import Engine
+
+
+class Bell:
+    """Rings when there may be something to claim, when BLMOVE's time is over, or when it failed.
+
+    Every ring is answered by a trip, so nothing depends on why it rang. While Redis refuses BLMOVE (out
+    of memory, not there), it rings about every second.
+    """
+
+    def __init__(self, engine: Engine, on_ring: Callable[[], None]) -> None:
+        self._engine = engine
+        self._on_ring = on_ring
+        self._orders: SimpleQueue[float | None] = SimpleQueue()
+        self._stopping = threading.Event()
+        self._resting = threading.Event()
+        self._resting.set()
+        self._thread = threading.Thread(target=self._run, name="reliq-bell", daemon=True)
+        self._thread.start()
+
+    @property
+    def armed(self) -> bool:
+        """Whether it is waiting and will ring."""
+        return not self._resting.is_set()
+
+    def arm(self, seconds: float) -> None:
+        """Wait for a message for at most so long, then ring. Does nothing if it waits already."""
+        if self._resting.is_set() and not self._stopping.is_set():
+            self._resting.clear()
+            self._orders.put(seconds)
+
+    def _run(self) -> None:
+        failures = 0
+        while (seconds := self._orders.get()) is not None:
+            try:
+                self._engine.ring(seconds)
+                failures = 0
+            except ReliqError:  # the trip that answers the ring meets the same trouble, and reports it
+                failures += 1
+                self._stopping.wait(min(1.0, backoff(failures)))
+            self._resting.set()
+            self._on_ring()
+
+    def stop(self) -> bool:
+        """End the wait, on the server too; True if no BLMOVE of ours can be under way any more."""
+        self._stopping.set()
+        self._orders.put(None)
+        ended = self._engine.end_bell(wait=self._resting)
+        self._thread.join(1.0)
+        return ended

@@ -1,0 +1,263 @@
+"""The supervisor: forks worker processes, sees them die or hang, and brings back what they held at once.
+
+It runs no handler and has no thread, so forking from it is safe, and it stays alive whatever a handler
+does. Its children notice its own death by a pipe and give back what they hold.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from reliq import defaults
+from reliq.core import flows, ops
+from reliq.core.retry import backoff
+from reliq.errors import ConfigError, ReliqError
+from reliq.logging import log
+from reliq.model import clock
+from reliq.sync.board import Board, StationView
+from reliq.sync.loop import Handlers, Loop
+from reliq.sync.worker import exit_child, taken_signals
+
+#: A child that ends with this status wants to be replaced: a handler of it is stuck.
+RETIRED: Final = 75
+_PR_SET_PDEATHSIG: Final = 1
+#: After its timeout a handler gets so many seconds before its process is killed from outside.
+_KILL_MARGIN: Final = 5.0
+
+
+class Child:
+    """A worker process and its board; ``pid`` is 0 while there is none."""
+
+    def __init__(self, number: int, slots: int) -> None:
+        self.number = number
+        self.board = Board(slots)
+        self.pid = 0
+        self.started_at = 0.0
+        self.start_at = 0.0
+        self.failures = 0
+        self.stopped = False
+        self.renewed_at = 0.0
+
+
+class Supervisor:
+    """Keeps ``processes`` children running until stopped."""
+
+    def __init__(
+        self, make: Callable[[Board], Loop], handlers: Handlers, *, processes: int, slots: int, grace: float
+    ) -> None:
+        if not hasattr(os, "fork"):
+            raise ConfigError("processes need fork(), which this platform lacks; use processes=1")
+        self._make = make
+        self._handlers = handlers
+        self._grace = grace
+        self._children = [Child(n, slots) for n in range(processes)]
+        self._stops = 0
+        self._told = 0
+        self._kill_at: float | None = None
+        self._again: list[tuple[float, int, str]] = []  # (when, station, consumer): reap once more
+
+    def stop(self) -> None:
+        """First call: children finish within the grace. Second: they give everything back at once."""
+        self._stops += 1
+
+    def run(self) -> None:
+        """Until stopped and every child is gone."""
+        if threading.active_count() > 1:
+            raise ConfigError(
+                "processes=N forks, which is unsafe while this process has other threads "
+                f"({', '.join(t.name for t in threading.enumerate())}); start it before them, or run "
+                "`reliq worker module:handler`"
+            )
+        for _, queue in self._handlers:
+            queue.ping()
+        self._alive, self._child_end = os.pipe()  # children read; it ends when we do
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_write, False)
+        previous_fd = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        previous = signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        try:
+            while self._step():
+                if select.select([wake_read], [], [], self._pause())[0]:
+                    os.read(wake_read, 512)
+        finally:
+            signal.set_wakeup_fd(previous_fd)
+            signal.signal(signal.SIGCHLD, previous)
+            for fd in (self._alive, self._child_end, wake_read, wake_write):
+                os.close(fd)
+
+    def _step(self) -> bool:
+        now = clock()
+        self._collect()
+        self._tell(now)
+        for child in self._children:
+            if child.pid:
+                self._mind(child, now)
+            elif not self._stops and now >= child.start_at:
+                self._fork(child)
+        self._reap_again(now)
+        return not self._stops or any(child.pid for child in self._children)
+
+    def _pause(self) -> float:
+        now = clock()
+        waits = [1.0, *(c.start_at - now for c in self._children if not c.pid)]
+        waits += [when - now for when, _, _ in self._again]
+        return max(0.0, min(waits))
+
+    # -- children come and go ---------------------------------------------------------------------------
+
+    def _fork(self, child: Child) -> None:
+        child.board.clear()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            child.pid, child.started_at, child.stopped = pid, clock(), False
+            return
+        status = 1
+        try:
+            status = self._be_child(child, parent)
+        except ReliqError as error:
+            log.error("worker process: %s", error)
+        except BaseException:  # noqa: BLE001 - a forked child must end here, whatever happens
+            log.exception("worker process failed")
+        finally:
+            exit_child(status)
+
+    def _be_child(self, child: Child, parent: int) -> int:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._child_end)
+        _die_with(parent)
+        loop = self._make(child.board)
+        threading.Thread(target=self._watch_parent, args=(loop,), name="reliq-parent", daemon=True).start()
+        with taken_signals(loop.stop, True):
+            clean = loop.run()
+        return 0 if clean else RETIRED
+
+    def _watch_parent(self, loop: Loop) -> None:
+        """Our supervisor holds the other end of this pipe; when it is gone, nobody renews for us."""
+        os.read(self._alive, 1)
+        log.error("the supervisor is gone; giving back what this process holds")
+        loop.stop()
+        loop.stop()
+
+    def _collect(self) -> None:
+        """Who ended, was stopped or goes on? waitpid says; never guess from silence."""
+        for child in self._children:
+            while child.pid:
+                pid, status = os.waitpid(child.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+                if not pid:
+                    break
+                if os.WIFSTOPPED(status):
+                    child.stopped = True
+                elif os.WIFCONTINUED(status):
+                    child.stopped = False
+                else:
+                    self._ended(child, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, child: Child, code: int) -> None:
+        pid, child.pid = child.pid, 0
+        self._reap(child)
+        if self._stops and code in (0, -signal.SIGTERM, -signal.SIGINT):
+            return
+        lived = clock() - child.started_at
+        child.failures = child.failures + 1 if lived < 1.0 and code != RETIRED else 0
+        child.start_at = clock() + (backoff(child.failures, first=0.1) if child.failures else 0.0)
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        log.warning("worker process %d ended (%s after %.1f s); starting another", pid, how, lived)
+
+    # -- what it held -----------------------------------------------------------------------------------
+
+    def _reap(self, child: Child) -> None:
+        """Bring back at once what a dead process held; its names are dead for good."""
+        slots = child.board.slots()
+        for index, station in enumerate(child.board.stations()):
+            queue = self._handlers[index][1]
+            started = [slot.id for slot in slots if slot.station == index]
+            self._reap_name(index, station, started)
+            # A grandchild that inherited the socket may still stand in BLMOVE and take one more.
+            self._again.append((clock() + queue.options.block + 1.0, index, station.consumer))
+        child.board.clear()
+
+    def _reap_name(self, index: int, station: StationView, started: list[bytes]) -> None:
+        queue = self._handlers[index][1]
+        keys, losses = queue.options.keys, queue.options.max_losses
+        try:
+            if station.bell_id:
+                queue.links.insist(ops.kill_client(station.bell_id))
+            flow = flows.reap_dead_g(keys, station.consumer, max_losses=losses, started=started)
+            report = queue.links.flow(flow)
+            if report.returned or report.buried:
+                log.warning("reaped: %s", report)
+        except ReliqError as error:
+            log.error(
+                "queue %r: could not reap %s at once (%s); tried again soon", queue.name, station.consumer, error
+            )
+            self._again.append((clock() + 1.0, index, station.consumer))
+
+    def _reap_again(self, now: float) -> None:
+        due = [entry for entry in self._again if entry[0] <= now]
+        self._again = [entry for entry in self._again if entry[0] > now]
+        for _, index, consumer in due:
+            self._reap_name(index, StationView(consumer, 0, 0.0), [])
+
+    # -- children that live -----------------------------------------------------------------------------
+
+    def _mind(self, child: Child, now: float) -> None:
+        """Kill a child whose handler is past its timeout and did not let the child help itself; renew for
+        one that is kept from it by a handler that holds the interpreter lock."""
+        slots = child.board.slots()
+        late = [s for s in slots if s.timeout and now - s.started_at > s.timeout + _KILL_MARGIN]
+        if late and not self._stops:
+            log.error("worker process %d: message %s is past its timeout of %s s and the process does not end; "
+                      "killing it", child.pid, late[0].id.hex(), late[0].timeout)  # fmt: skip
+            os.kill(child.pid, signal.SIGKILL)
+            return
+        if child.stopped:
+            return
+        for index, station in enumerate(child.board.stations()):
+            lease = self._handlers[index][1].options.lease
+            silent = now - station.confirmed_at
+            if lease / defaults.RENEW_SHARE + 1.0 < silent < defaults.GIL_CAP and now - child.renewed_at > 1.0:
+                child.renewed_at = now
+                self._renew(index, station)
+
+    def _renew(self, index: int, station: StationView) -> None:
+        queue = self._handlers[index][1]
+        try:
+            queue.links.run(ops.renew(queue.options.keys, station.consumer, queue.options.lease))
+        except ReliqError as error:
+            log.debug("queue %r: could not renew for %s: %s", queue.name, station.consumer, error)
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    def _tell(self, now: float) -> None:
+        """Pass on every request to stop; kill what is still there long after the grace."""
+        while self._told < min(self._stops, 2):
+            self._told += 1
+            self._kill_at = now + self._grace + 5.0 if self._told == 1 else now + 5.0
+            for child in self._children:
+                if child.pid:
+                    os.kill(child.pid, signal.SIGTERM)
+        if self._kill_at is not None and now > self._kill_at:
+            for child in self._children:
+                if child.pid:
+                    log.error("worker process %d did not end in time; killing it", child.pid)
+                    os.kill(child.pid, signal.SIGKILL)
+            self._kill_at = now + 5.0
+
+
+def _die_with(parent: int) -> None:
+    """Let the kernel send us SIGTERM when the supervisor dies, where it can; the pipe says it anyway."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)

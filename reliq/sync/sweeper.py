@@ -1,0 +1,62 @@
+"""The reaper inside every worker: a thread, so that reaping much never holds up the worker's own trips."""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+
+from reliq.core import ops
+from reliq.errors import ReliqError
+from reliq.logging import log
+from reliq.model import clock
+from reliq.sync.queue import Queue
+from reliq.sync.reaper import Reaper
+
+_SCAN_EVERY = 30.0
+
+
+class Sweeper:
+    """Reaps a queue when a trip says that leases have ended, and now and then looks for stray lists.
+
+    After an outage of ours nobody could renew, so nothing is reaped by lease for one lease (DESIGN 9.10).
+    """
+
+    def __init__(self, queues: list[Queue]) -> None:
+        self._orders: SimpleQueue[Queue | None] = SimpleQueue()
+        self._reaper = Reaper(*queues, scan_steps=0)
+        self._scan_at = {q.name: clock() + _SCAN_EVERY for q in queues}
+        self._hold_until = 0.0
+        self._thread = threading.Thread(target=self._run, name="reliq-sweeper", daemon=True)
+        self._thread.start()
+
+    def sweep(self, queue: Queue) -> None:
+        """Reap this queue soon."""
+        self._orders.put(queue)
+
+    def hold(self, seconds: float) -> None:
+        """Do not reap by lease for so long: we were cut off, so others were too."""
+        self._hold_until = clock() + seconds
+
+    def _run(self) -> None:
+        while (queue := self._orders.get()) is not None:
+            if clock() < self._hold_until:
+                continue
+            try:
+                report = self._reaper.reap(queue)
+                if report.returned or report.buried or report.errors:
+                    log.warning("reaped: %s", report)
+                if clock() > self._scan_at[queue.name]:
+                    self._scan(queue)
+            except ReliqError as error:  # whoever has the duty next second tries again
+                log.debug("queue %r: sweep: %s", queue.name, error)
+
+    def _scan(self, queue: Queue) -> None:
+        """One step of the search for lists without a registration, and of forgetting idle producers."""
+        self._scan_at[queue.name] = clock() + _SCAN_EVERY
+        self._reaper.scan(queue)
+        queue.links.insist(ops.sweep_producers(queue.options.keys, 0))
+
+    def stop(self) -> None:
+        """End after the pass under way."""
+        self._orders.put(None)
+        self._thread.join(5.0)

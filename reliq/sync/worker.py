@@ -1,0 +1,151 @@
+"""The worker: runs handlers, in this process or in supervised children."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from reliq import defaults
+from reliq.ack import Handler
+from reliq.errors import ConfigError
+from reliq.logging import log
+from reliq.sync.board import Board
+from reliq.sync.loop import Handlers, Loop
+from reliq.sync.queue import Queue
+
+
+class Worker:
+    """Runs handlers made by ``@q.ack``, sync and async alike: ``Worker(send, resize, concurrency=8).run()``.
+
+    ``concurrency``: handlers at once per process. ``processes``: 1 runs in the calling process; more are
+    children of a small supervisor, which replaces one that dies or hangs. ``grace``: seconds to finish on
+    SIGTERM. ``prefetch``: most messages claimed ahead (default: as many as handlers finish in 20 ms; 0:
+    none). ``signals``: take SIGTERM and SIGINT while running in the main thread.
+    ``until_empty``: stop when the queues are empty.
+    """
+
+    def __init__(
+        self,
+        *handlers: Handler[..., Any],
+        concurrency: int = defaults.CONCURRENCY,
+        processes: int = 1,
+        grace: float = defaults.GRACE,
+        prefetch: int = defaults.PREFETCH_MOST,
+        signals: bool = True,
+        name: str = "",
+        until_empty: bool = False,
+    ) -> None:
+        check(handlers, concurrency=concurrency, processes=processes, grace=grace, prefetch=prefetch)
+        self._handlers: Handlers = [(handler, own_queue(handler.queue)) for handler in handlers]
+        self._processes = processes
+        self._grace = grace
+        self._signals = signals
+        self._stopped = threading.Event()
+        self._loop_options = {
+            "concurrency": concurrency,
+            "prefetch": prefetch,
+            "grace": grace,
+            "name": name,
+            "until_empty": until_empty,
+        }
+        self._concurrency = concurrency
+        self._stop: Callable[[], None] = self._stopped.set
+
+    def _make(self, board: Board | None) -> Loop:
+        return Loop(self._handlers, board=board, **self._loop_options)  # type: ignore[arg-type]
+
+    def run(self) -> None:
+        """Work until ``stop()``, SIGTERM or SIGINT. Raises at once if a queue cannot be reached."""
+        if self._processes > 1:
+            self.supervise()
+            return
+        loop = self._make(None)
+        self._stop = loop.stop
+        if self._stopped.is_set():
+            return
+        with taken_signals(loop.stop, self._signals):
+            loop.run()
+
+    def supervise(self) -> None:
+        """Work in child processes, also if it is only one, until told to stop."""
+        from reliq.sync.supervisor import Supervisor
+
+        supervisor = Supervisor(
+            self._make, self._handlers, processes=self._processes, slots=self._concurrency, grace=self._grace
+        )
+        self._stop = supervisor.stop
+        if self._stopped.is_set():
+            return
+        with taken_signals(supervisor.stop, self._signals):
+            supervisor.run()
+
+    def stop(self) -> None:
+        """Stop claiming and finish within the grace; a second call gives everything back at once."""
+        self._stopped.set()
+        self._stop()
+
+
+def check(handlers: tuple[Any, ...], *, concurrency: int, processes: int, grace: float, prefetch: int) -> None:
+    """Check a worker's arguments; ConfigError says what is wrong."""
+    if not handlers:
+        raise ConfigError("Worker(): give it at least one handler, made with @q.ack")
+    for handler in handlers:
+        if not isinstance(handler, Handler):
+            raise ConfigError(f"Worker({handler!r}): not a handler; decorate the function with @q.ack")
+    names = [handler.queue.name for handler in handlers]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ConfigError(
+            f"Worker(): several handlers for queue {', '.join(sorted(twice))}; one queue, one handler"
+        )
+    for label, value, least in (
+        ("concurrency", concurrency, 1),
+        ("processes", processes, 1),
+        ("prefetch", prefetch, 0),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"Worker({label}={value!r}): a whole number, at least {least}")
+    if not isinstance(grace, int | float) or grace < 0:
+        raise ConfigError(f"Worker(grace={grace!r}): seconds, not negative")
+
+
+def own_queue(queue: Any) -> Queue:
+    """The queue in this shell: an asyncio one is opened again with the same settings."""
+    if isinstance(queue, Queue):
+        return queue
+    return Queue.of(queue.options, queue.url)
+
+
+@contextmanager
+def taken_signals(stop: Callable[[], None], wanted: bool) -> Any:
+    """Let SIGTERM and SIGINT call ``stop``, in the main thread only, and restore them afterwards."""
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop()
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def exit_child(status: int) -> None:
+    """End a forked child without running what its parent registered for its own end."""
+    import logging
+    import sys
+
+    log.debug("process %d ends with %d", os.getpid(), status)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
