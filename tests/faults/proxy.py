@@ -468,7 +468,6 @@ class _Pipe:
         self._proxy = proxy
         self._queue: collections.deque[tuple[float, bytes | Callable[[], None]]] = collections.deque()
         self._held = 0
-        self._last_due = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._source_paused = False
 
@@ -480,8 +479,7 @@ class _Pipe:
         if not self._queue and delay <= 0 and self.sink is not None and not self._proxy.partitioned:
             self._emit(piece)
             return
-        self._last_due = max(self._last_due, self._proxy._loop.time() + delay)
-        self._queue.append((self._last_due, piece))
+        self._queue.append((self._proxy._loop.time() + delay, piece))
         self._held += len(piece) if isinstance(piece, bytes) else 0
         self.flow()
         self.pump()
@@ -620,16 +618,14 @@ class _Link:
         self.to_server.shut()
 
     def hang_up(self) -> None:
-        """Behind the replies so far, close the client's connection, and tell Redis."""
+        """Behind the replies so far, close the client's connection."""
         self.to_client.put(self._close_client)
         self.to_client.shut()
-        self.end_server()
 
     def haunt(self, seconds: float) -> None:
         """Close the client's connection and keep the upstream one until its last reply, or for `seconds`."""
         self._haunted = self.deaf = True
-        self.to_client.put(self._close_client)
-        self.to_client.shut()
+        self.hang_up()
         self.proxy._loop.call_later(seconds, self.end_server)
 
     def vanish(self) -> None:

@@ -315,11 +315,11 @@ def test_replies_are_matched_around_subscriptions(
     """Published messages answer no request; (un)subscriptions answer theirs once per topic."""
     if protocol == 3:
         wire.call("HELLO", 3)
+    rule = proxy.on(b"PING", reply=lambda raw: b"news" in raw, action=drop_reply())
     ping = proxy.on(b"PING", action=delay_reply(0), count=None)
     gone = proxy.on(b"UNSUBSCRIBE", action=delay_reply(0), count=None)
     wire.send("SUBSCRIBE", prefix + "1", prefix + "2", prefix + "3")
     assert [wire.read()[-4:] for _ in range(3)] == [b":1\r\n", b":2\r\n", b":3\r\n"]
-    rule = proxy.on(b"PING", reply=lambda raw: b"message" in raw, action=drop_reply())
     proxy.partition()
     for _ in range(2):
         wire.send("PING")
@@ -336,12 +336,32 @@ def test_replies_are_matched_around_subscriptions(
     assert (ping.hits, gone.hits, rule.hits) == (3, 4, 0)
 
 
+def test_pushes_answer_no_request(wire: Wire, proxy: FaultProxy, direct: Wire, prefix: str) -> None:
+    """What Redis pushes unasked passes, also while a request is under way."""
+    wire.call("HELLO", 3)
+    wire.call("CLIENT", "TRACKING", "ON")
+    wire.call("GET", prefix)
+    lost = proxy.on("PING", reply=lambda raw: raw != b"+PONG\r\n", action=drop_reply())
+    proxy.partition()
+    wire.send("PING")
+    direct.call("SET", prefix, "x")
+    proxy.heal()
+    assert [wire.read()[:1], wire.read()] == [b">", b"+PONG\r\n"]
+    assert lost.hits == 0
+    direct.call("DEL", prefix)
+
+
 def test_monitor_lines_answer_no_request(wire: Wire, proxy: FaultProxy, direct: Wire, prefix: str) -> None:
     """What MONITOR shows passes, also while a request is under way."""
     assert wire.call("MONITOR") == b"+OK\r\n"
-    lost = proxy.on(action=drop_reply())
+    lost = proxy.on("PING", reply=lambda raw: raw != b"+PONG\r\n", action=drop_reply())
+    proxy.partition()
+    wire.send("PING")
     direct.call("ECHO", prefix)
-    assert prefix.encode() in wire.read()
+    proxy.heal()
+    lines = [wire.read() for _ in range(3)]
+    assert prefix.encode() in lines[0]
+    assert b"+PONG\r\n" in lines[1:]
     assert lost.hits == 0
 
 
@@ -368,11 +388,14 @@ def test_client_that_closes_ends_its_blocked_command(wire: Wire, redis: redis_py
     assert redis.lrange(prefix + "a", 0, -1) == [b"m"]
 
 
-def test_client_that_closes_has_sent_what_it_sent(wire: Wire, redis: redis_py.Redis, prefix: str) -> None:
-    """A request whose sender has closed at once is run."""
-    wire.send("SET", prefix, "1")
-    wire.close()
-    assert until(lambda: redis.get(prefix) == b"1")
+def test_client_that_closes_has_sent_what_it_sent(own_server: RedisServer) -> None:
+    """Requests whose sender has closed at once are run, even if Redis comes to them later."""
+    with FaultProxy(*address(own_server)) as proxy, contextlib.closing(Wire("127.0.0.1", proxy.port)) as wire:
+        own_server.suspend()
+        wire.sock.sendall(b"".join(encode("SET", number, "x" * 100) for number in range(2000)))
+        wire.close()
+        own_server.resume()
+        assert until(lambda: own_server.cli("DBSIZE") == 2000)
 
 
 def test_upstream_that_ends_or_is_down_ends_the_client(own_server: RedisServer) -> None:
@@ -384,9 +407,8 @@ def test_upstream_that_ends_or_is_down_ends_the_client(own_server: RedisServer) 
         with pytest.raises((EOFError, ConnectionError)):
             wire.read()
         wire.close()
-        wire = Wire("127.0.0.1", proxy.port)
-        assert wire.is_reset()
-        wire.close()
+        with pytest.raises(ConnectionResetError), contextlib.closing(Wire("127.0.0.1", proxy.port)) as late:
+            late.read()
         own_server.start()
         wire = Wire("127.0.0.1", proxy.port)
         assert wire.call("PING") == b"+PONG\r\n"
@@ -620,7 +642,7 @@ def test_drop_reply_of_a_command_that_was_blocked_before(
 def test_drop_reply_and_stay_open(wire: Wire, proxy: FaultProxy, redis: redis_py.Redis, prefix: str) -> None:
     """The client sees silence, also for later requests, which Redis still runs, until the client goes."""
     wire.call("CLIENT", "SETNAME", prefix)
-    rule = proxy.on("INCR", action=drop_reply(close=False))
+    rule = proxy.on("INCR", action=drop_reply(close=False), count=None)
     wire.send("INCR", prefix)
     assert rule.wait(SOON)
     wire.send("INCR", prefix)
@@ -634,26 +656,27 @@ def test_drop_reply_and_stay_open(wire: Wire, proxy: FaultProxy, redis: redis_py
 
 def test_delay_request(wire: Wire, proxy: FaultProxy, redis: redis_py.Redis, prefix: str) -> None:
     """It arrives later, what is behind it arrives behind it, and the client may be gone by then."""
-    rule = proxy.on("SET", action=delay_request(0.15))
+    rule = proxy.on("APPEND", where=lambda args: args[2] == b"2", action=delay_request(0.3))
     began = time.monotonic()
-    wire.sock.sendall(encode("SET", prefix, "1") + encode("APPEND", prefix, "2"))
+    wire.sock.sendall(b"".join(encode("APPEND", prefix, number) for number in "123"))
     assert rule.wait(SOON)
-    assert redis.get(prefix) is None
+    assert wire.read() == b":1\r\n"
+    assert redis.get(prefix) == b"1"
     wire.close()
-    assert until(lambda: redis.get(prefix) == b"12")
-    assert time.monotonic() - began >= 0.15
+    assert until(lambda: redis.get(prefix) == b"123")
+    assert time.monotonic() - began >= 0.3
 
 
 def test_delay_reply(wire: Wire, proxy: FaultProxy, redis: redis_py.Redis, prefix: str) -> None:
     """Redis runs it at once; the replies come later and in order."""
-    rule = proxy.on("SET", action=delay_reply(0.15))
+    rule = proxy.on("SET", action=delay_reply(0.3))
     began = time.monotonic()
     wire.sock.sendall(encode("SET", prefix, "1") + encode("ECHO", "behind"))
     assert rule.wait(SOON)
     assert redis.get(prefix) == b"1"
-    assert time.monotonic() - began < 0.15, "this machine is too slow for this test"
+    assert time.monotonic() - began < 0.3, "this machine is too slow for this test"
     assert [wire.read(), wire.read()] == [b"+OK\r\n", b"$6\r\nbehind\r\n"]
-    assert time.monotonic() - began >= 0.15
+    assert time.monotonic() - began >= 0.3
 
 
 @pytest.mark.parametrize(("action", "ran"), [(reset(), None), (reset("reply"), b"1")])
@@ -761,13 +784,14 @@ def test_trickled_reply_arrives_in_pieces(wire: Wire, proxy: FaultProxy) -> None
 def test_trickled_request_is_run(wire: Wire, proxy: FaultProxy, redis: redis_py.Redis, prefix: str) -> None:
     """Redis gets it slowly, runs it when it is complete, and what is behind it afterwards."""
     rule = proxy.on("SET", action=trickle("request", interval=0.002))
+    answer = proxy.on("SET", action=delay_reply(0))
     wire.call("PING")
     began = time.monotonic()
     stream = encode("SET", prefix, "x" * 50)
     wire.sock.sendall(stream + encode("GET", prefix))
     assert [wire.read(), wire.read()] == [b"+OK\r\n", b"$50\r\n" + b"x" * 50 + b"\r\n"]
     assert time.monotonic() - began >= 0.002 * (len(stream) - 1)
-    assert rule.hits == 1
+    assert (rule.hits, answer.hits) == (1, 1)
 
 
 def test_ghost_takes_a_message_after_its_client_has_gone(
@@ -775,7 +799,7 @@ def test_ghost_takes_a_message_after_its_client_has_gone(
 ) -> None:
     """The client is closed at once; the BLMOVE stays blocked, takes the next message, and then is gone."""
     wire.call("CLIENT", "SETNAME", prefix)
-    rule = proxy.on(b"BLMOVE", action=ghost(SOON))
+    rule = proxy.on(b"BLMOVE", action=ghost(10 * SOON))
     wire.sock.sendall(
         encode("BLMOVE", prefix + "a", prefix + "b", "RIGHT", "LEFT", 0) + encode("SET", prefix, "behind")
     )
@@ -810,7 +834,7 @@ def test_ghost_ends(wire: Wire, proxy: FaultProxy, redis: redis_py.Redis, prefix
 def test_ghost_runs_late(wire: Wire, proxy: FaultProxy, redis: redis_py.Redis, prefix: str) -> None:
     """With `after`, a command runs when its client is long gone, unless its connection is killed in time."""
     wire.call("CLIENT", "SETNAME", prefix)
-    rule = proxy.on("INCR", action=ghost(SOON, after=0.15))
+    rule = proxy.on("INCR", action=ghost(SOON, after=0.3))
     wire.send("INCR", prefix)
     with pytest.raises(EOFError):
         wire.read()
@@ -822,12 +846,12 @@ def test_ghost_runs_late(wire: Wire, proxy: FaultProxy, redis: redis_py.Redis, p
 def test_killed_ghost_never_runs(wire: Wire, proxy: FaultProxy, redis: redis_py.Redis, prefix: str) -> None:
     """CLIENT KILL of the old connection keeps a request in flight from running."""
     number = int(wire.call("CLIENT", "ID")[1:])
-    rule = proxy.on("INCR", action=ghost(SOON, after=0.2))
+    rule = proxy.on("INCR", action=ghost(SOON, after=0.3))
     wire.send("INCR", prefix)
     assert rule.wait(SOON)
     assert redis.client_kill_filter(_id=str(number)) == 1
     assert until(lambda: not proxy._links)
-    assert not rule.wait_lost(0.25)
+    assert not rule.wait_lost(0.4)
     assert redis.get(prefix) is None
 
 
@@ -849,9 +873,13 @@ def test_latency_is_added_each_way(wire: Wire, proxy: FaultProxy) -> None:
     ]
     assert 0.1 <= time.monotonic() - began < 1.0
     proxy.latency = 0
-    began = time.monotonic()
-    wire.call("PING")
-    assert time.monotonic() - began < 0.1
+
+    def trip() -> float:
+        began = time.monotonic()
+        wire.call("PING")
+        return time.monotonic() - began
+
+    assert until(lambda: trip() < 0.1)
 
 
 def test_partition_holds_everything_until_it_heals(
@@ -912,9 +940,7 @@ def test_partition_can_refuse(wire: Wire, proxy: FaultProxy, connect: Callable[[
     assert wire.call("PING") == b"+PONG\r\n"
 
 
-def test_reset_all(
-    connect: Callable[[], Wire], proxy: FaultProxy, redis: redis_py.Redis, prefix: str
-) -> None:
+def test_reset_all(connect: Callable[[], Wire], proxy: FaultProxy, redis: redis_py.Redis, prefix: str) -> None:
     """Every connection is reset both ways, the silent ones too; new ones are as good as ever."""
     wires = [connect() for _ in range(3)]
     for wire in wires:
@@ -947,9 +973,7 @@ def test_nothing_is_left(server: Server) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_redis_py_through_the_proxy(
-    proxy: FaultProxy, redis: redis_py.Redis, prefix: str, protocol: int
-) -> None:
+def test_redis_py_through_the_proxy(proxy: FaultProxy, redis: redis_py.Redis, prefix: str, protocol: int) -> None:
     """What the proxy is for: a claim whose reply is lost has moved its message, and one command was sent."""
     with redis_py.Redis.from_url(proxy.url, protocol=protocol, socket_timeout=SOON) as client:
         client.rpush(prefix + "a", "m1", "m2")
