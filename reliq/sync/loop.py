@@ -224,6 +224,7 @@ class Loop:
             self._leave_by = by
             log.info("worker stops: claims no more, lets its handlers finish")
             self._give_back_waiting()
+            self.wake()
 
     def _give_back_waiting(self) -> None:
         waiting = [job for e in self._executors.values() for job in e.take_waiting()]

@@ -11,6 +11,28 @@ local function whole(e)
       == string.format('%02x%02x%02x%02x', string.byte(e, 10, 13))
 end
 
+-- Up to so many elements of a list, from its right end, and up to so many bytes; a first one that is larger
+-- comes alone. Reads in pages, so that large elements behind small ones are not read in vain.
+local function from_right(list, most, budget)
+  local seen, bytes, largest, step = {}, 0, 1, 1
+  while #seen < most do
+    local page = redis.call('LRANGE', list, -#seen - step, -#seen - 1)
+    for i = #page, 1, -1 do
+      bytes = bytes + #page[i]
+      if #seen > 0 and bytes > budget then
+        return seen
+      end
+      largest = math.max(largest, #page[i])
+      seen[#seen + 1] = page[i]
+    end
+    if #page < step then
+      return seen
+    end
+    step = math.min(most - #seen, 64, math.max(1, math.floor((budget - bytes) / largest)))
+  end
+  return seen
+end
+
 local function lost_count(e)
   return string.byte(e, 5) == 1 and string.byte(e, 22) or 0
 end
@@ -47,5 +69,6 @@ local function bump(e, was_lost)
   if was_lost then
     lost = math.min(lost + 1, 255)
   end
-  return string.sub(e, 1, 13) .. struct.pack('>I4I2I2B', returns + 1, failed, released, lost) .. string.sub(e, 23)
+  returns = math.min(returns + 1, 4294967295) -- only a forged envelope gets there
+  return string.sub(e, 1, 13) .. struct.pack('>I4I2I2B', returns, failed, released, lost) .. string.sub(e, 23)
 end

@@ -1,14 +1,14 @@
 -- leave: a consumer says goodbye. What its BLMOVE brought and nobody saw goes back to the head.
 --
 -- Guarantee: the registration goes only if nothing is left in its lists and its BLMOVE has certainly ended;
---   otherwise the record stays, marked, and reapers go on visiting it.
+--   otherwise the record stays, marked, and reapers go on visiting it. So does the mark of a dead name.
 -- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session
 -- ARGV  1 consumer  2 '1' if no BLMOVE of it can be under way any more
 -- Returns 1 gone | 0 stays registered until a reaper has seen to it
 -- Cost  O(inbox), a few elements
 redis.call('LLEN', KEYS[1])
 redis.call('ZSCORE', KEYS[4], ARGV[1])
-redis.call('HLEN', KEYS[5])
+local dead = redis.call('HEXISTS', KEYS[5], 'dead') == 1
 local in_hand = redis.call('LLEN', KEYS[3])
 local inbox = redis.call('LRANGE', KEYS[2], 0, -1)
 redis.call('LREM', KEYS[2], 1, '') -- allowed when out of memory; so is all that follows
@@ -16,7 +16,7 @@ for i = #inbox, 1, -1 do
   redis.call('RPUSH', KEYS[1], inbox[i])
 end
 redis.call('DEL', KEYS[2])
-if in_hand == 0 and ARGV[2] == '1' then
+if in_hand == 0 and ARGV[2] == '1' and not dead then
   redis.call('ZREM', KEYS[4], ARGV[1])
   redis.call('DEL', KEYS[5])
   return 1

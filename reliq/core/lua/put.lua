@@ -28,6 +28,7 @@ else
   end
   local idle = redis.call('LLEN', KEYS[1]) == 0
   local head = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
+  local live = redis.call('ZCOUNT', KEYS[4], now, '+inf') -- before the first write: it may fail
   if KEYS[5] and not redis.call('SET', KEYS[5], '1', 'NX', 'PX', ARGV[5]) then
     return {0, now}
   end
@@ -35,7 +36,7 @@ else
     redis.call('ZADD', KEYS[3], due, ARGV[i])
   end
   -- Idle consumers sleep until what was due first. If this is due sooner, one of them must know.
-  if idle and (not head[2] or due < tonumber(head[2])) and redis.call('ZCOUNT', KEYS[4], now, '+inf') > 0 then
+  if idle and (not head[2] or due < tonumber(head[2])) and live > 0 then
     redis.call('LPUSH', KEYS[1], '\193rlq\0')
   end
 end

@@ -59,6 +59,9 @@ if in_inbox + in_doing == 0 then
   return {'reaped', 0, 0, 0}
 end
 
+-- Now, as something will move: an error after the first move would leave it undone.
+redis.call('HINCRBY', SESSION, 'epoch', 1)
+
 local function note(event, id, extra)
   redis.pcall('XADD', EVENTS, 'MAXLEN', '~', '10000', '*', 'event', event, 'id', id, 'consumer', name, 'detail', extra)
 end
@@ -66,25 +69,20 @@ end
 local returned, buried, bytes = 0, 0, 0
 
 -- Take up to the limit from the right (newest) end of a list; give() says where each one goes.
-local function take(list, length, give)
-  local last = redis.call('LINDEX', list, -1)
-  if not last then
-    return
-  end
-  local look = math.min(limit - returned - buried, math.max(1, math.floor(budget / math.max(#last, 1))))
-  local seen, n = redis.call('LRANGE', list, -look, -1), 0
-  for i = #seen, 1, -1 do
+local function take(list, give)
+  local seen, n = from_right(list, limit - returned, budget - bytes), 0
+  for i = 1, #seen do
     if bytes > 0 and bytes + #seen[i] > budget then
       break
     end
     bytes = bytes + #seen[i]
     give(seen[i])
-    n = n + 1
+    n = i
   end
   redis.call('LTRIM', list, 0, -n - 1)
 end
 
-take(INBOX, in_inbox, function(element)
+take(INBOX, function(element)
   if element ~= BELL then
     redis.call('RPUSH', READY, element)
     returned = returned + 1
@@ -96,7 +94,7 @@ if redis.call('LLEN', INBOX) == 0 and returned < limit then
   for i = 10, #ARGV do
     started[ARGV[i]] = true
   end
-  take(DOING, in_doing, function(element)
+  take(DOING, function(element)
     if not whole(element) or string.byte(element, 5) ~= 1 then
       redis.call('RPUSH', READY, element)
       returned = returned + 1
@@ -121,7 +119,6 @@ if redis.call('LLEN', INBOX) == 0 and returned < limit then
   end)
 end
 
-redis.call('HINCRBY', SESSION, 'epoch', 1)
 if returned > 0 then
   redis.pcall('HINCRBY', STATS, 'reap', returned)
 end

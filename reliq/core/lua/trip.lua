@@ -107,15 +107,20 @@ end
 
 -- Promote what is due: pushed left, behind what waits already.
 if head[2] and tonumber(head[2]) <= now or counts.retry > 0 then
-  local due, bytes, n = redis.call('ZRANGEBYSCORE', LATER, '-inf', now, 'LIMIT', 0, ARGV[8]), 0, 0
-  for i = 1, #due do
-    bytes = bytes + #due[i]
-    if n > 0 and bytes > budget then
-      break
+  local left, bytes, step = tonumber(ARGV[8]), 0, 1
+  while left > 0 do
+    local due = redis.call('ZRANGEBYSCORE', LATER, '-inf', now, 'LIMIT', 0, math.min(left, step))
+    left = #due < step and 0 or left - #due
+    for i = 1, #due do
+      if bytes > 0 and bytes + #due[i] > budget then
+        left = 0
+        break
+      end
+      bytes = bytes + #due[i]
+      redis.call('LPUSH', READY, due[i])
+      redis.call('ZREM', LATER, due[i])
     end
-    redis.call('LPUSH', READY, due[i])
-    redis.call('ZREM', LATER, due[i])
-    n = i
+    step = 16
   end
   head = redis.call('ZRANGE', LATER, 0, 0, 'WITHSCORES')
 end
@@ -132,16 +137,10 @@ end
 -- Claim from the right end, the oldest first.
 local in_hand = redis.call('LLEN', DOING)
 local unknown = ARGV[4] ~= epoch or before ~= tonumber(ARGV[5])
-local claimed, declined, passed, bytes, suspects = {}, {}, 0, 0, 0
-local first = want > 0 and redis.call('LINDEX', READY, -1)
-if first then
-  local look = math.min(want, math.max(1, math.floor(budget / math.max(#first, 1))))
-  if suspects_mode == 'decline' then
-    look = look + 100
-  end
-  local seen = redis.call('LRANGE', READY, -look, -1)
-  for i = #seen, 1, -1 do
-    local element = seen[i]
+local claimed, declined, passed, suspects = {}, {}, 0, 0
+if want > 0 then
+  local seen = from_right(READY, suspects_mode == 'decline' and want + 100 or want, budget)
+  for i, element in ipairs(seen) do
     local known = element ~= BELL and whole(element)
     local suspect = known and lost_count(element) > 0 and suspects_mode ~= 'beside'
     if element == BELL then
@@ -152,10 +151,9 @@ if first then
     elseif suspect and (in_hand > 0 or #claimed > 0) then
       suspects = 1
       break
-    elseif #claimed > 0 and (bytes + #element > budget or #claimed >= want) then
+    elseif #claimed >= want then
       break
     else
-      bytes = bytes + #element
       claimed[#claimed + 1] = known and element or wrap(element, now, name .. ':' .. trip .. ':' .. i)
       passed = passed + 1
       if suspect then
