@@ -104,7 +104,7 @@ def decode(meta: dict[str, Any], data: bytes, codec: Codec, raw_codec: Codec) ->
         reader = raw_codec
     else:
         name = meta.get("c", "msgpack")
-        found = codec if codec.name == name else CODECS.get(name)
+        found = codec if codec.name == name else CODECS.get(name) if isinstance(name, str) else None
         if found is None:
             raise DecodeError("UNDECODABLE", f"its codec {name!r} is not known here: give it to Queue(codec=)")
         reader = found

@@ -32,8 +32,10 @@ from reliq.core.keys import Keys
 from reliq.errors import DecodeError
 
 ACK, RETRY, RELEASE, BURY = "ack", "retry", "release", "bury"
-#: At least so many of the last settles are remembered, to recognise what a server's rollback brings back.
+#: At least so many of the last settles (or bytes of them) are remembered, to recognise what a server's
+#: rollback brings back.
 _REMEMBERED: Final = 5_000
+_REMEMBERED_BYTES: Final = 8 * 1024 * 1024
 
 
 class Message:
@@ -71,6 +73,10 @@ class Settle:
         self.detail = detail
         self.accepted: bool | None = None
         self.on_settled = on_settled
+
+
+#: What a settle said: verb, element that went back, detail.
+Remembered = tuple[str, bytes, Arg]
 
 
 class Answer(NamedTuple):
@@ -111,9 +117,10 @@ class ConsumerState:
         self._alone_here = False
         self._mode = "alone"
         self._suspects: set[bytes] = set()
-        self._recent: dict[bytes, Settle | None] = {}
-        self._older: dict[bytes, Settle | None] = {}
-        self._ghosts: dict[bytes, Settle | None] = {}
+        self._recent: dict[bytes, Remembered] = {}
+        self._older: dict[bytes, Remembered] = {}
+        self._ghosts: dict[bytes, Remembered] = {}
+        self._recent_bytes = 0
 
     # -- the trip ---------------------------------------------------------------------------------------
 
@@ -190,11 +197,13 @@ class ConsumerState:
     def answered(self, reply: list[Any], sent_at: float) -> Answer:
         """Digest the answer; ``sent_at`` is when the answered copy was sent, by the caller's clock."""
         status = reply[0].decode()
-        sent, self._sent, self._outstanding = self._sent, [], None
+        sent, self._sent = self._sent, []
+        announced = self._outstanding is not None and self._outstanding.args[9] == self.server
+        self._outstanding = None
         if status in ("dead", "stale"):
             return self._disowned(status, sent, int(reply[1]))
         self._confirmed_at = sent_at
-        self._announce = False
+        self._announce = self._announce and not announced
         self._epoch = reply[2]
         self._settled(sent, set(reply[3]))
         lost, fresh = self._reconcile(reply[9]) if reply[4] else ([], reply[9])
@@ -216,11 +225,20 @@ class ConsumerState:
                 del held[element]
                 self._suspects.discard(element)
             if settle.accepted:
-                self._recent[element[: env.META_FROM]] = None if settle.verb == ACK else settle
+                self._remember(settle)
             else:
                 settle.message.lost = True
-        if len(self._recent) >= _REMEMBERED:
-            self._recent, self._older = {}, self._recent
+
+    def _remember(self, settle: Settle) -> None:
+        """Only time-ordered ids are unique; one of the user's own may be put again, byte for byte, and then
+        it must be delivered."""
+        envelope = settle.message.envelope
+        if env.id_ms(envelope.id) is None:
+            return
+        self._recent[envelope.element[: env.META_FROM]] = (settle.verb, settle.back, settle.detail)
+        self._recent_bytes += len(settle.back)
+        if len(self._recent) >= _REMEMBERED or self._recent_bytes >= _REMEMBERED_BYTES:
+            self._recent, self._older, self._recent_bytes = {}, self._recent, 0
 
     def _reconcile(self, listed: Iterable[bytes]) -> tuple[list[Message], list[bytes]]:
         """Compare belief with the whole list: (what we held and is gone, what is there and we did not know)."""
@@ -262,8 +280,7 @@ class ConsumerState:
 
     def _settle_again(self, message: Message) -> None:
         """It was settled, and then the server forgot that: the same settle, and no second delivery."""
-        before = self._ghosts[message.envelope.element[: env.META_FROM]]
-        verb, back, detail = (before.verb, before.back, before.detail) if before else (ACK, b"", "")
+        verb, back, detail = self._ghosts[message.envelope.element[: env.META_FROM]]
         self.finished.append(Settle(verb, message, back, detail))
 
     def _untwin(self, sent: list[Settle]) -> list[Message]:

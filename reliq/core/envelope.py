@@ -114,7 +114,7 @@ def bump(
 ) -> bytes:
     """The element that goes back: one more return, the given causes counted, ``meta`` replaced if given."""
     counters = {
-        "returns": envelope.returns + 1,
+        "returns": min(envelope.returns + 1, MAX_U32),  # only a forged envelope gets there
         "failed": envelope.failed + failed,
         "released": envelope.released + released,
         "lost": envelope.lost + lost,

@@ -12,6 +12,7 @@ from reliq import defaults
 from reliq.core import ops
 from reliq.core.command import Flow
 from reliq.core.keys import Keys
+from reliq.errors import ReliqError
 
 
 @dataclass
@@ -87,7 +88,10 @@ def _reap_each_g(
         for name, command, first in zip(batch, commands, replies, strict=True):
             reply = first
             while _note(report, name, reply):
-                reply = yield command
+                try:
+                    reply = yield command
+                except ReliqError as error:  # no reason to leave the others where they are
+                    reply = error
 
 
 def _note(report: ReapReport, name: str, reply: ops.Reaped | Exception) -> bool:
