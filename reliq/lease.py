@@ -20,11 +20,15 @@ def settle_for(
     state: ConsumerState, message: Message, retry: Retry, error: BaseException | None, trace: str | None = None
 ) -> Settle:
     """The settle for a handler's outcome, by the policy: whatever it raised is a failed attempt."""
-    made = env.id_ms(message.envelope.id)
-    age = max(0.0, time.time() - made / 1000) if made is not None else 0.0
     if trace is None:
         trace = "" if error is None else "".join(traceback.format_exception(error))
-    return judge(state, message, error, retry, age, trace)
+    return judge(state, message, error, retry, age_of(message), trace)
+
+
+def age_of(message: Message) -> float:
+    """Seconds since the put, if the id tells."""
+    made = env.id_ms(message.envelope.id)
+    return max(0.0, time.time() - made / 1000) if made is not None else 0.0
 
 
 class Leased:
@@ -106,6 +110,15 @@ class Leased:
         if error is not None and not isinstance(error, Exception):
             return self._state.release(self._message)
         return self.judge(error)
+
+    def again(self, delay: float | None, reason: str) -> Settle:
+        """The settle for a retry that its handler asks for; without a delay the policy has its say."""
+        if delay is not None:
+            return self._state.retry(self._message, delay, reason)
+        wait = self._retry.next_delay(self.attempt, RuntimeError(reason), age_of(self._message))
+        if wait is None:
+            return self._state.bury(self._message, "ATTEMPTS", reason, failed=1)
+        return self._state.retry(self._message, wait, reason)
 
     def mark_settled(self) -> None:
         """Its settle is made by the worker's loop."""

@@ -14,10 +14,11 @@ from typing import Any
 from reliq import context
 from reliq.core import envelope as env
 from reliq.core.codec import Codec, encode, find
+from reliq.core.command import Command
 from reliq.core.keys import Keys
 from reliq.core.ops import NOW, Due
 from reliq.core.retry import Retry
-from reliq.errors import ConfigError
+from reliq.errors import ConfigError, OutcomeUnknown, PutManyError, Refused
 
 
 def new_id() -> bytes:
@@ -167,3 +168,33 @@ class Producers:
 
     def give_back(self, producer: Producer) -> None:
         self._idle.append(producer)
+
+
+def partly(error: Refused | OutcomeUnknown, ids: list[str], done: int, sent: int) -> PutManyError:
+    """Which ids are in, which are not, which may be, when one chunk of several failed."""
+    unknown = ids[done : done + sent] if isinstance(error, OutcomeUnknown) else []
+    refused = ids[done + len(unknown) :]
+    return PutManyError(
+        f"{done} of {len(ids)} messages are in, {len(refused)} are not, {len(unknown)} may be: {error}",
+        accepted=ids[:done],
+        refused=refused,
+        unknown=unknown,
+        replay=error.replay if isinstance(error, OutcomeUnknown) else None,
+    )
+
+
+def unknown_put(error: OutcomeUnknown, ids: list[str], command: Command) -> OutcomeUnknown:
+    """The error of a put without an answer: it carries what a repeat needs."""
+    return OutcomeUnknown(
+        f"{error} Give this error to queue.repeat() to send the same once more without a second copy.",
+        ids=ids,
+        replay=command,
+    )
+
+
+def replay_of(error: OutcomeUnknown | PutManyError) -> tuple[Command, list[str]]:
+    """The put that such an error carries, and its ids."""
+    ids = error.unknown if isinstance(error, PutManyError) else error.ids
+    if not isinstance(error.replay, Command):
+        raise ValueError("this error carries no put to repeat")
+    return error.replay, ids

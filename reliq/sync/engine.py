@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from reliq.core import ops
-from reliq.core.consumer import Answer, ConsumerState
-from reliq.errors import OutcomeUnknown, Refused, ReliqError
+from reliq.core.consumer import Answer
+from reliq.errors import OutcomeUnknown, QueueFull, Refused, ReliqError
 from reliq.logging import log
-from reliq.model import clock, consumer_name
+from reliq.model import clock
+from reliq.tripping import Tripping
 
 if TYPE_CHECKING:
     from reliq.sync.queue import Queue
 
 
-class Engine:
+class Engine(Tripping):
     """Makes trips, one at a time, and waits for the bell.
 
     Two connections: one blocks in BLMOVE, the other makes the trips, so that acks never wait behind a
@@ -24,21 +26,12 @@ class Engine:
 
     def __init__(self, queue: Queue, who: str) -> None:
         options = queue.options
+        super().__init__(options, who)
         self.queue = queue
-        self.state = ConsumerState(
-            options.keys,
-            consumer_name(),
-            lease=options.lease,
-            codec=options.codec,
-            raw_codec=options.raw_codec,
-            who=who,
-        )
         self._lock = threading.Lock()
         self._trips = queue.links.new(name="reliq-trip")
         self._bells = queue.links.new(name="reliq-bell", read_timeout=options.block + options.timeout)
         self._bell_id = 0
-        self._down = False
-        self.answered_at = clock()
 
     def trip(self, want: int) -> Answer:
         """One trip. Raises what went wrong; nothing is lost by that, and a later call repeats it."""
@@ -51,54 +44,14 @@ class Engine:
             except (Refused, OutcomeUnknown) as error:
                 self._note_down(error)
                 raise
-            answer = self.state.answered(reply, sent_at)
-            self.answered_at = clock()
-            self._note_up()
-            if answer.status in ("dead", "stale"):
-                self._rename(answer)
-        self._report(answer)
-        for settle in answer.settled:
-            if settle.on_settled is not None:
-                settle.on_settled(settle)
+            answer = self._take(reply, sent_at)
+        self._announce(answer)
         return answer
 
     def _connected(self) -> None:
         self.state.reconnected(self._trips.server.run_id)
-        self._trips.run(ops.register(self.state.keys, self.queue.options.named_codec))
-
-    def _rename(self, answer: Answer) -> None:
-        """Our name was declared dead while we were silent; everything it held is in other hands."""
-        old = self.state.name
-        self.state.rename(consumer_name())
-        log.warning(
-            "queue %r: consumer %s was declared dead while it was silent; going on as %s",
-            self.queue.name, old, self.state.name,
-        )  # fmt: skip
-
-    def _report(self, answer: Answer) -> None:
-        for message in answer.lost:
-            log.warning(
-                "queue %r: the lease of message %s is lost (its consumer was silent for longer than the lease "
-                "of %s s); another consumer has it",
-                self.queue.name, message.envelope.id.hex(), self.state.lease,
-            )  # fmt: skip
-        late = [s for s in answer.settled if not s.accepted]
-        if late:
-            log.warning(
-                "queue %r: %d late settle(s) refused, the first: %s of message %s",
-                self.queue.name, len(late), late[0].verb, late[0].message.envelope.id.hex(),
-            )  # fmt: skip
-
-    def _note_down(self, error: ReliqError) -> None:
-        """One line when the connection goes, one when it is back; not one per try."""
-        if not self._down:
-            self._down = True
-            log.error("queue %r: %s Trying again until it answers.", self.queue.name, error)
-
-    def _note_up(self) -> None:
-        if self._down:
-            self._down = False
-            log.warning("queue %r: Redis answers again", self.queue.name)
+        with suppress(QueueFull):  # a full Redis takes no new entry, but it can be drained
+            self._trips.run(ops.register(self.state.keys, self.queue.options.named_codec))
 
     def ring(self, seconds: float) -> None:
         """Wait in BLMOVE for at most ``seconds`` until there is a message (in our inbox then).

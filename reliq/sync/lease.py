@@ -39,8 +39,7 @@ class Lease(Leased):
 
     def retry(self, delay: float | None = None, *, reason: str = "retry") -> None:
         """Failed: come back in ``delay`` seconds (None: as the policy says); counts as an attempt."""
-        wait = self._retry.next_delay(1, RuntimeError(reason), 0.0) if delay is None else delay
-        self._settle(self._state.retry(self._message, wait or 0.0, reason))
+        self._settle(self.again(delay, reason))
 
     def release(self) -> None:
         """Put it back unprocessed, at the head of the queue; counts no attempt."""

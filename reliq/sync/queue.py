@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from reliq import defaults, embedded, model
 from reliq.core import flows, ops
 from reliq.core.codec import Codec
-from reliq.core.command import Command
 from reliq.core.flows import Sizes
 from reliq.core.retry import Retry
 from reliq.errors import OutcomeUnknown, PutManyError, Refused
@@ -119,7 +118,7 @@ class Queue:
             try:
                 self._send(part, chunk, due, "")
             except (Refused, OutcomeUnknown) as error:
-                raise _partly(error, ids, done, len(part)) from error
+                raise model.partly(error, ids, done, len(part)) from error
             done += len(chunk)
         return ids
 
@@ -132,19 +131,12 @@ class Queue:
         try:
             self.links.insist(command)
         except OutcomeUnknown as error:  # its series is frozen: the producer is not given back
-            raise OutcomeUnknown(
-                f"{error} Give this error to queue.repeat() to send the same once more without a second copy.",
-                ids=ids,
-                replay=command,
-            ) from error
+            raise model.unknown_put(error, ids, command) from error
         self._producers.give_back(producer)
 
     def repeat(self, error: OutcomeUnknown | PutManyError) -> list[str]:
         """Send a put of unknown outcome once more; the server keeps one copy. Returns its ids."""
-        replay = error.replay
-        ids = error.unknown if isinstance(error, PutManyError) else error.ids
-        if not isinstance(replay, Command):
-            raise ValueError("this error carries no put to repeat")
+        replay, ids = model.replay_of(error)
         try:
             self.links.insist(replay)
         except OutcomeUnknown as again:
@@ -186,16 +178,3 @@ class Queue:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _partly(error: Refused | OutcomeUnknown, ids: list[str], done: int, sent: int) -> PutManyError:
-    """Which ids are in, which are not, which may be, when one chunk of several failed."""
-    unknown = ids[done : done + sent] if isinstance(error, OutcomeUnknown) else []
-    refused = ids[done + len(unknown) :]
-    return PutManyError(
-        f"{done} of {len(ids)} messages are in, {len(refused)} are not, {len(unknown)} may be: {error}",
-        accepted=ids[:done],
-        refused=refused,
-        unknown=unknown,
-        replay=error.replay if isinstance(error, OutcomeUnknown) else None,
-    )

@@ -1,0 +1,113 @@
+"""A consumer's way to Redis: the state machine of the core, its two connections, and one lock."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from reliq.aio.connection import Link
+from reliq.core import ops
+from reliq.core.consumer import Answer
+from reliq.errors import OutcomeUnknown, QueueFull, Refused, ReliqError
+from reliq.logging import log
+from reliq.model import clock
+from reliq.tripping import Tripping
+
+if TYPE_CHECKING:
+    from reliq.aio.queue import Queue
+
+
+class Engine(Tripping):
+    """Makes trips, one at a time, and waits for the bell.
+
+    Two connections: one blocks in BLMOVE, the other makes the trips, so that acks never wait behind a
+    blocked claim. An error, or the cancellation of the task that makes it, leaves the trip unanswered; the
+    next call sends the very same trip again.
+    """
+
+    def __init__(self, queue: Queue, who: str) -> None:
+        super().__init__(queue.options, who)
+        self.queue = queue
+        self._lock = asyncio.Lock()
+        self._trips: Link | None = None
+        self._bells: Link | None = None
+        self._bell_id = 0
+
+    async def trip(self, want: int) -> Answer:
+        """One trip. Raises what went wrong; nothing is lost by that, and a later call repeats it."""
+        async with self._lock:
+            try:
+                link = await self._link()
+                if await link.connect():
+                    await self._connected(link)
+                sent_at = clock()
+                reply = await link.run(self.state.trip(want, sent_at))
+            except (Refused, OutcomeUnknown) as error:
+                self._note_down(error)
+                raise
+            answer = self._take(reply, sent_at)  # no await from here to the caller's buffer
+        self._announce(answer)
+        return answer
+
+    async def _link(self) -> Link:
+        if self._trips is None:
+            self._trips = await self.queue.links.new(name="reliq-trip")
+        return self._trips
+
+    async def _connected(self, link: Link) -> None:
+        self.state.reconnected(link.server.run_id)
+        with suppress(QueueFull):  # a full Redis takes no new entry, but it can be drained
+            await link.run(ops.register(self.state.keys, self.queue.options.named_codec))
+
+    async def ring(self, seconds: float) -> None:
+        """Wait in BLMOVE for at most ``seconds`` until there is a message (in our inbox then).
+
+        Nothing depends on the reply: a lost, late or doubled one is answered by the next trip.
+        """
+        if self._bells is None:
+            options = self.queue.options
+            self._bells = await self.queue.links.new(
+                name="reliq-bell", read_timeout=options.block + options.timeout
+            )
+        if await self._bells.connect() or not self._bell_id:
+            self._bell_id = self._bells.server.client_id
+        await self._bells.run(ops.bell(self.state.keys, self.state.name, seconds))
+
+    async def end_bell(self) -> bool:
+        """End a BLMOVE of ours that may be under way; True if none can be any more."""
+        if not self._bell_id:
+            return True
+        async with self._lock:
+            try:
+                await (await self._link()).run(ops.kill_client(self._bell_id))
+            except ReliqError:
+                return False
+        return True
+
+    async def leave(self, *, bell_ended: bool) -> None:
+        """Say goodbye; if Redis does not answer, the lease ends by itself and a reaper sees to the rest."""
+        async with self._lock:
+            try:
+                link = await self._link()
+                await link.run(ops.leave(self.state.keys, self.state.name, bell_ended=bell_ended))
+            except ReliqError as error:
+                log.warning("queue %r: could not say goodbye: %s", self.queue.name, error)
+            finally:
+                await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close both connections."""
+        for link in (self._trips, self._bells):
+            if link is not None:
+                await link.aclose()
+
+    @property
+    def bell_id(self) -> int:
+        """The server's id of the connection that blocks in BLMOVE; 0 before the first time."""
+        return self._bell_id
+
+    @property
+    def server(self) -> str:
+        """The run id of the server that the trips reach."""
+        return "" if self._trips is None else self._trips.server.run_id

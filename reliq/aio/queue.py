@@ -1,0 +1,189 @@
+"""The queue: where producers put, and what consumers, workers and reapers are made from."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from reliq import defaults, embedded, model
+from reliq.aio.connection import Links
+from reliq.core import flows, ops
+from reliq.core.codec import Codec
+from reliq.core.flows import Sizes
+from reliq.core.retry import Retry
+from reliq.errors import OutcomeUnknown, PutManyError, Refused
+
+if TYPE_CHECKING:
+    from reliq.aio.consumer import Consumer
+
+
+class Queue:
+    """A reliable queue on a Redis list. Making one does no I/O; the first operation connects.
+
+    ``url``: redis://, rediss:// or unix://; without one ``$RELIQ_URL``, else a private embedded Redis.
+    ``key``: adopt an existing list of this name. ``codec``: "msgpack" (default), "json", "bytes" or an
+    object with name, encode, decode; raw elements of foreign producers are read by it, as JSON if none
+    is named. ``prefix``: of all keys, default ``$RELIQ_PREFIX`` or ``reliq``. ``lease``, ``block``,
+    ``timeout``: seconds, see the table of defaults. ``retry``: the policy for failing handlers.
+    Tasks may share a queue. On another event loop, and after a fork, it opens connections of its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str | None = None,
+        *,
+        key: str | None = None,
+        codec: str | Codec | None = None,
+        prefix: str | None = None,
+        lease: float = defaults.LEASE,
+        block: float = defaults.BLOCK,
+        timeout: float = defaults.TIMEOUT,
+        retry: Retry | None = None,
+        max_losses: int = defaults.MAX_LOSSES,
+        max_body: int = defaults.MAX_BODY,
+    ) -> None:
+        self.options = model.options(
+            name,
+            key=key,
+            codec=codec,
+            prefix=prefix,
+            lease=lease,
+            block=block,
+            timeout=timeout,
+            retry=retry,
+            max_losses=max_losses,
+            max_body=max_body,
+        )
+        self._open(url)
+
+    def _open(self, url: str | None) -> None:
+        self.url = url
+        self.links = Links(lambda: _find(url), timeout=self.options.timeout)
+        self._producers = model.Producers()
+        self._registered = False
+
+    @classmethod
+    def of(cls, options: model.QueueOptions, url: str | None) -> Queue:
+        """A queue of settings that were checked before."""
+        queue = cls.__new__(cls)
+        queue.options = options
+        queue._open(url)
+        return queue
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self.options.name
+
+    def __repr__(self) -> str:
+        return f"<Queue {self.name!r}>"
+
+    # -- produce ----------------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        body: Any,
+        *,
+        id: str | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+    ) -> str:
+        """Accept one message; returns its id (32 hex digits). One round trip.
+
+        ``delay`` seconds or an aware datetime ``at`` say when it becomes ready, by the server's clock.
+        ``id``: a text of your own; the same id within an hour adds no second copy, from any process.
+        Raises Refused (QueueFull, Unavailable, …: it is not in), or OutcomeUnknown (it may be; the error
+        can be given to ``repeat``), BodyError, ConfigError.
+        """
+        mid, element = self.options.element(body, id)
+        await self._send([mid], [element], model.due(delay, at), self.options.marker(id))
+        return mid
+
+    async def put_many(
+        self, bodies: Iterable[Any], *, delay: float | None = None, at: datetime | None = None
+    ) -> list[str]:
+        """Accept many messages, in order; returns their ids. One round trip per 1,000 or 256 kB.
+
+        Raises PutManyError, which lists what was accepted, refused and unknown, if it goes through in part.
+        """
+        due = model.due(delay, at)
+        pairs = [self.options.element(body, None) for body in bodies]
+        ids = [mid for mid, _ in pairs]
+        done = 0
+        for chunk in ops.chunks([element for _, element in pairs]):
+            part = ids[done : done + len(chunk)]
+            try:
+                await self._send(part, chunk, due, "")
+            except (Refused, OutcomeUnknown) as error:
+                raise model.partly(error, ids, done, len(part)) from error
+            done += len(chunk)
+        return ids
+
+    async def _send(self, ids: list[str], elements: Any, due: ops.Due, marker: str) -> None:
+        if not self._registered:
+            await self.links.insist(ops.register(self.options.keys, self.options.named_codec))
+            self._registered = True
+        producer = self._producers.take()
+        command = ops.put(self.options.keys, producer.name, producer.next(), elements, due, marker)
+        try:
+            await self.links.insist(command)
+        except OutcomeUnknown as error:  # its series is frozen: the producer is not given back
+            raise model.unknown_put(error, ids, command) from error
+        self._producers.give_back(producer)
+
+    async def repeat(self, error: OutcomeUnknown | PutManyError) -> list[str]:
+        """Send a put of unknown outcome once more; the server keeps one copy. Returns its ids."""
+        replay, ids = model.replay_of(error)
+        try:
+            await self.links.insist(replay)
+        except OutcomeUnknown as again:
+            raise OutcomeUnknown(str(again), ids=ids, replay=replay) from again
+        return ids
+
+    # -- consume ----------------------------------------------------------------------------------------
+
+    def consumer(self, *, prefetch: int = 1, until_empty: bool = False) -> Consumer:
+        """A claimer: ``async with q.consumer() as c: async for lease in c: …``. ``until_empty`` stops at empty."""
+        from reliq.aio.consumer import Consumer
+
+        return Consumer(self, prefetch=prefetch, until_empty=until_empty)
+
+    def ack(self, function: Any = None, /, **options: Any) -> Any:
+        """Make a handler of a function: ``@q.ack`` or ``@q.ack(retry=Retry(...), timeout=30)``."""
+        from reliq.ack import decorate
+
+        return decorate(self, function, **options)
+
+    # -- ask --------------------------------------------------------------------------------------------
+
+    async def size(self) -> Sizes:
+        """How many messages are in each state: .ready .doing .later .dead"""
+        return await self.links.flow(flows.sizes_g(self.options.keys))
+
+    async def ping(self) -> str:
+        """Connect and check; returns the server's version. Raises what is wrong, in one line."""
+        return (await self.links.server()).version
+
+    async def aclose(self) -> None:
+        """Close the idle connections of this event loop. The queue can still be used; it opens new ones."""
+        await self.links.aclose()
+
+    async def __aenter__(self) -> Queue:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+async def _find(url: str | None) -> str:
+    """Starting the private Redis takes a while and blocks; reading a setting does not."""
+    if url is None and not os.environ.get("RELIQ_URL"):
+        return await asyncio.to_thread(embedded.url_or_embedded, None)
+    return embedded.url_or_embedded(url)

@@ -1,0 +1,87 @@
+"""The reaper: brings back what dead consumers held. Run it from cron, in a loop, anywhere, any number."""
+
+from __future__ import annotations
+
+import asyncio
+
+from reliq.aio.queue import Queue
+from reliq.core import flows
+from reliq.core.flows import ReapReport
+from reliq.errors import OutcomeUnknown, Unavailable
+from reliq.logging import log
+from reliq.model import clock
+
+
+class Reaper:
+    """Requeues what consumers held whose lease is over by the server's clock.
+
+    ``Reaper(q).run_once()`` is one pass; ``run()`` goes on until ``stop()``. Recovery after the loss of a
+    host takes the lease plus the time between two passes. Workers do this by themselves.
+    """
+
+    def __init__(self, *queues: Queue, interval: float = 1.0, scan_steps: int = 10) -> None:
+        self._queues = queues
+        self._interval = interval
+        self._scan_steps = scan_steps
+        self._scans: dict[str, int] = {}
+        self._stop = asyncio.Event()
+
+    async def run_once(self) -> ReapReport:
+        """One pass over the queues; returns what it found and did (one report, added up)."""
+        total = ReapReport(", ".join(q.name for q in self._queues))
+        for queue in self._queues:
+            total.add(await self.reap(queue))
+            if self._scan_steps:
+                total.add(await self.scan(queue, self._scan_steps))
+        return total
+
+    async def reap(self, queue: Queue) -> ReapReport:
+        """One pass over one queue's expired consumers; one round trip if there are none."""
+        options, started = queue.options, clock()
+        server = (await queue.links.server()).run_id
+        flow = flows.reap_expired_g(
+            options.keys, lease=options.lease, server=server, max_losses=options.max_losses
+        )
+        report = await queue.links.flow(flow)
+        if clock() - started > options.lease / 2:
+            log.warning("queue %r: this reaper pass took %.1f s", queue.name, clock() - started)
+        return report
+
+    async def scan(self, queue: Queue, steps: int = 1) -> ReapReport:
+        """Some bounded steps of the search for lists that nobody registered; the next call goes on."""
+        options = queue.options
+        flow = flows.adopt_strays_g(
+            options.keys,
+            self._scans.get(queue.name, 0),
+            steps,
+            lease=options.lease,
+            server=(await queue.links.server()).run_id,
+            max_losses=options.max_losses,
+        )
+        report, self._scans[queue.name] = await queue.links.flow(flow)
+        return report
+
+    async def run(self) -> None:
+        """Pass after pass, ``interval`` seconds apart, until ``stop()``; goes on through outages of Redis."""
+        down = False
+        while not self._stop.is_set():
+            try:
+                report = await self.run_once()
+                if report.returned or report.buried:
+                    log.warning("%s", report)
+                if down:
+                    log.warning("reaper: Redis answers again")
+                down = False
+            except (Unavailable, OutcomeUnknown) as error:
+                if not down:
+                    log.error("reaper: %s Trying again until it answers.", error)
+                down = True
+            stopped = asyncio.ensure_future(self._stop.wait())
+            try:
+                await asyncio.wait({stopped}, timeout=self._interval)
+            finally:
+                stopped.cancel()
+
+    def stop(self) -> None:
+        """Let ``run`` end after the pass under way."""
+        self._stop.set()

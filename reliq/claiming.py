@@ -1,0 +1,153 @@
+"""What a consumer that pulls decides: how much to claim, how long to wait, what to give back.
+
+The same in both shells; no I/O and no waiting in here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from typing import Final
+
+from reliq.core.consumer import Answer, ConsumerState, Message, Settle
+from reliq.errors import ConfigError, ConsumerClosed, OutcomeUnknown
+from reliq.model import QueueOptions, clock
+
+#: Seconds of silence after which a keeper makes a trip while anything is in hand.
+_SILENCE: Final = 0.9
+#: Seconds that claimed messages wait for somebody to ask for them while nobody handles anything.
+_UNASKED: Final = 1.0
+
+
+class Claiming:
+    """The buffer of claimed messages between Redis and the user, and the decisions about it."""
+
+    def __init__(self, options: QueueOptions, state: ConsumerState, *, prefetch: int, until_empty: bool) -> None:
+        if not isinstance(prefetch, int) or prefetch < 1:
+            raise ConfigError(f"consumer(prefetch={prefetch!r}): at least 1")
+        self.state = state
+        self._options = options
+        self._prefetch = prefetch
+        self._until_empty = until_empty
+        self._buffer: deque[Message] = deque()
+        self._failures = 0
+        self._due_in: float | None = None
+        self._sweep = False
+        self._asked_at = clock()
+
+    @property
+    def name(self) -> str:
+        """This consumer's name, as ``reliq status`` shows it."""
+        return self.state.name
+
+    # -- claiming ---------------------------------------------------------------------------------------
+
+    def _want(self, n: int) -> int | None:
+        """How many to ask for before ``n`` can be handed over; None: no trip is needed first."""
+        self._asked_at = clock()
+        if not self._buffer:
+            return max(n, self._prefetch)
+        return None if self.state.fresh(self._asked_at) else 0
+
+    def _noted(self, answer: Answer) -> None:
+        self._failures = 0
+        self._buffer.extend(answer.messages)
+        self._due_in = answer.due_in
+        self._sweep = self._sweep or answer.sweep
+
+    def _pop(self, n: int) -> list[Message]:
+        """Up to ``n`` messages to hand over now: none unless the lease is certain enough to start on them."""
+        messages: list[Message] = []
+        if not self.state.fresh(clock()):
+            return messages
+        while len(messages) < n:
+            try:
+                message = self._buffer.popleft()
+            except IndexError:
+                break
+            if not message.lost:
+                messages.append(message)
+        return messages
+
+    def _is_over(self) -> bool:
+        """Whether ``until_empty`` may stop: Redis has said that nothing is ready, and no suspect waits."""
+        return self._until_empty and not self._failures and not self._buffer and not self.state.suspects_wait
+
+    def _wait_for(self, left: float | None) -> float:
+        """Seconds to wait for a message, but not beyond what comes due by itself."""
+        limits = [self._options.block, *(s for s in (left, self._due_in) if s is not None)]
+        if self.state.suspects_wait:
+            limits.append(0.05)
+        elif self.state.held:
+            limits.append(0.5)
+        return max(min(limits), 0.001)
+
+    # -- settling ---------------------------------------------------------------------------------------
+
+    def _ahead(self) -> int:
+        """How many to claim along with a settle: what the settled ones leave free."""
+        if self._buffer:
+            return 0
+        return max(0, self._prefetch - (len(self.state.held) - len(self.state.finished)))
+
+    def _unconfirmed(self, settle: Settle) -> OutcomeUnknown:
+        id = settle.message.envelope.id.hex()
+        return OutcomeUnknown(
+            f"queue {self._options.name!r}: {settle.verb} of message {id} is not confirmed yet: Redis does not "
+            "answer. It is repeated until it does, or the lease ends.",
+            ids=[id],
+        )
+
+    # -- keeping the lease ------------------------------------------------------------------------------
+
+    def _pause(self) -> float:
+        """Seconds until the keeper has to look again."""
+        return 1.0 if self._busy else min(max(self.state.renew_in(clock()), 0.1), 1.0)
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self.state.held or self.state.finished or self.state.unanswered)
+
+    def _trip_due(self, answered_at: float) -> bool:
+        """Whether the keeper has to make a trip: to renew, or to repeat or make settles that nobody waits for."""
+        self._return_unasked()
+        now = clock()
+        return (self._busy and now - answered_at > _SILENCE) or self.state.renew_in(now) <= 0
+
+    def _takes_sweep(self) -> bool:
+        """Whether the server has given this consumer the duty to reap those whose lease is over."""
+        due, self._sweep = self._sweep, False
+        return due
+
+    def _return_unasked(self) -> None:
+        """Give back what was claimed ahead if nobody handles anything here and nobody asks for it."""
+        idle = len(self.state.held) <= len(self._buffer) + len(self.state.finished)
+        if self._buffer and idle and clock() - self._asked_at > _UNASKED:
+            with suppress(IndexError):  # a thread that asks now may take the last one
+                while True:
+                    self.state.finished.append(self.state.release(self._buffer.popleft()))
+
+    # -- closing ----------------------------------------------------------------------------------------
+
+    def _give_back(self) -> None:
+        """Have everything that is not settled released, uncounted, by the next trips."""
+        self._buffer.clear()
+        settling = {s.message.envelope.element for s in self.state.finished}
+        for element, message in self.state.held.items():
+            if element not in settling:
+                self.state.finished.append(self.state.release(message))
+
+    def _closed_error(self) -> ConsumerClosed:
+        return ConsumerClosed(f"this consumer of queue {self._options.name!r} is closed; open a new one")
+
+    def _other_loop_error(self) -> ConsumerClosed:
+        return ConsumerClosed(
+            f"this consumer of queue {self._options.name!r} belongs to another event loop; open one here with "
+            "queue.consumer()"
+        )
+
+    def _inherited_error(self, pid: int) -> ConsumerClosed:
+        return ConsumerClosed(
+            f"this consumer of queue {self._options.name!r} belongs to process {pid}, the parent of this fork; "
+            "open one here with queue.consumer()"
+        )
