@@ -52,7 +52,7 @@ class Keys:
         """The text between the braces of every key of this queue."""
         if self.key is None:
             return self.queue
-        return own_tag(self.key) or self.key.replace("{", "%7B").replace("}", "%7D")
+        return own_tag(self.key) or self.key.replace("}", "%7D")
 
     @cached_property
     def one_slot(self) -> bool:

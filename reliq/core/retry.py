@@ -70,7 +70,7 @@ def _state(attempt: int, error: BaseException, age: float) -> tenacity.RetryCall
 
 def backoff(failures: int, *, first: float = 0.05, most: float = 5.0) -> float:
     """Seconds to wait before asking Redis again after so many failures in a row: exponential, with jitter."""
-    wait = tenacity.wait_exponential_jitter(initial=first, max=most, jitter=first)
+    wait = tenacity.wait_exponential(multiplier=first, max=most) + tenacity.wait_random(0, first)
     return float(wait(_state(max(1, failures), ConnectionError(), 0.0)))
 
 

@@ -60,9 +60,7 @@ def impurities(source: str, package: str = "reliq.core") -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             impure = IMPURE_FUNCTIONS.get(node.module, set())
             found += [f"{node.lineno}: imports {alias.name}" for alias in node.names if alias.name in impure]
-        elif (
-            isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in IMPURE_BUILTINS
-        ):
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in IMPURE_BUILTINS:
             found.append(f"{node.lineno}: calls {node.func.id}()")
     return found
 

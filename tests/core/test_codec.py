@@ -1,0 +1,108 @@
+"""Bodies survive their codec, and what cannot be encoded or decoded is an error with a reason."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reliq.core.codec import CODECS, BytesCodec, Codec, decode, encode, find
+from reliq.errors import BodyError, BodyTooLarge, ConfigError, DecodeError
+
+MSGPACK, JSON, BYTES = CODECS["msgpack"], CODECS["json"], CODECS["bytes"]
+
+plain: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+class Upper:
+    name = "upper"
+
+    def encode(self, body: Any) -> bytes:
+        return str(body).upper().encode()
+
+    def decode(self, data: bytes) -> Any:
+        return data.decode().lower()
+
+
+@given(plain)
+@pytest.mark.parametrize("codec", [MSGPACK, JSON], ids=["msgpack", "json"])
+def test_plain_data_round_trips(codec: Codec, body: Any) -> None:
+    """Plain data comes back equal."""
+    assert codec.decode(codec.encode(body)) == body
+
+
+def test_msgpack_knows_bytes_times_and_integer_keys() -> None:
+    """The default codec carries what JSON cannot."""
+    body = {"at": datetime(2030, 1, 2, tzinfo=timezone.utc), "raw": b"\xff", 7: "seven"}
+    assert MSGPACK.decode(MSGPACK.encode(body)) == body
+
+
+def test_json_is_utf8_and_compact() -> None:
+    """JSON bodies are what other languages write."""
+    assert JSON.encode({"to": "Ada é"}) == '{"to":"Ada é"}'.encode()
+
+
+@pytest.mark.parametrize("body", [b"\xff", bytearray(b"\xff"), memoryview(b"\xff")])
+def test_bytes_are_themselves(body: Any) -> None:
+    """The bytes codec adds and takes nothing."""
+    assert BytesCodec().decode(BytesCodec().encode(body)) == b"\xff"
+
+
+@pytest.mark.parametrize(
+    ("codec", "body"), [(MSGPACK, object()), (JSON, {1, 2}), (BYTES, "text"), (JSON, "\ud800"), (MSGPACK, 2**64)]
+)
+def test_bodies_that_cannot_be_sent(codec: Codec, body: Any) -> None:
+    """The error names the type, the codec and what to do; nothing else gets out."""
+    with pytest.raises(BodyError, match=f"{type(body).__name__} cannot be encoded as {codec.name}"):
+        encode(codec, body, 100)
+
+
+def test_body_too_large() -> None:
+    """The limit is on the encoded bytes, and exact."""
+    assert encode(BYTES, b"x" * 100, 100) == b"x" * 100
+    with pytest.raises(BodyTooLarge, match=r"101 bytes, the limit is 100"):
+        encode(BYTES, b"x" * 101, 100)
+
+
+def test_meta_names_the_reader() -> None:
+    """The envelope's codec decides; raw elements are read by the queue's raw codec."""
+    assert decode({}, MSGPACK.encode([1]), JSON, JSON) == [1]
+    assert decode({"c": "json"}, b"[1]", MSGPACK, MSGPACK) == [1]
+    assert decode({"r": True}, b"[1]", MSGPACK, JSON) == [1]
+    assert decode({"r": True}, b"[1]", BYTES, BYTES) == b"[1]"
+    assert decode({"c": "upper"}, b"HI", Upper(), JSON) == "hi"
+
+
+@pytest.mark.parametrize("name", ["pickle", "", 7, None, [1], {"a": 1}, b"json"])
+def test_unknown_codec_is_undecodable(name: Any) -> None:
+    """Whatever meta names as the codec, a message nobody can read is UNDECODABLE and nothing worse."""
+    with pytest.raises(DecodeError, match="is not known here") as caught:
+        decode({"c": name}, b"x", MSGPACK, JSON)
+    assert caught.value.code == "UNDECODABLE"
+
+
+@given(st.binary(max_size=50))
+def test_any_bytes_decode_or_are_undecodable(data: bytes) -> None:
+    """No body makes a codec raise anything but DecodeError."""
+    for meta in ({}, {"c": "json"}, {"r": True}):
+        with suppress(DecodeError):
+            decode(meta, data, MSGPACK, JSON)
+
+
+def test_find() -> None:
+    """Codecs are found by name, taken as objects, and refused with the choices."""
+    assert find(None) is MSGPACK
+    assert find("json") is JSON
+    assert isinstance(find(Upper()), Upper)
+    with pytest.raises(ConfigError, match="msgpack, json, bytes"):
+        find("pickle")
+    with pytest.raises(ConfigError, match="name, encode and decode"):
+        find(object())  # type: ignore[arg-type]

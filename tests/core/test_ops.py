@@ -1,0 +1,142 @@
+"""Single operations say exactly what goes over the wire, and read every reply that Redis gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reliq import defaults
+from reliq.core import flows, ops, scripts
+from reliq.core.command import Command, Flow
+from reliq.core.keys import Keys
+from reliq.errors import WrongKeyType
+
+K = Keys("q")
+
+
+@given(st.lists(st.integers(0, 2 * defaults.SCRIPT_BYTES), max_size=30))
+def test_chunks_keep_order_and_bounds(sizes: list[int]) -> None:
+    """Chunks are the elements in order, none empty, each within the limits unless it is one alone."""
+    elements = [bytes(size) for size in sizes]
+    parts = list(ops.chunks(elements))
+    assert [e for part in parts for e in part] == elements
+    for part in parts:
+        assert len(part) == 1 or sum(map(len, part)) <= defaults.SCRIPT_BYTES
+        assert part
+
+
+def test_chunks_bound_the_number() -> None:
+    """Small elements are bounded by their number, and chunks are as full as the limits let them be."""
+    many = [b"x"] * (2 * defaults.SCRIPT_ELEMENTS + 1)
+    assert [len(part) for part in ops.chunks(many)] == [defaults.SCRIPT_ELEMENTS] * 2 + [1]
+    half = bytes(defaults.SCRIPT_BYTES // 2)
+    assert [len(part) for part in ops.chunks([half, half, b"x", half])] == [2, 2]
+    assert list(ops.chunks([])) == []
+
+
+def test_words() -> None:
+    """A script goes by its digest and, if the server does not know it, by its source; a verb as it is."""
+    command = ops.put(K, b"p", 7, [b"e"], ops.Due("in", 500), "marker")
+    words, source = command.words(), command.source_words()
+    assert words[:3] == ("EVALSHA", scripts.put.sha, 5)
+    assert source[:3] == ("EVAL", scripts.put.source, 5)
+    assert words[3:] == source[3:]
+    assert words[3:] == (K.ready, K.producers, K.later, K.consumers, "marker", b"p", 7, "in", 500, 3600000, b"e")
+    assert ops.unblock(5).words() == ("CLIENT", "UNBLOCK", 5, "TIMEOUT")
+    assert ops.length("k").words() == ("LLEN", "k")
+
+
+def test_only_repeatable_commands_are_idempotent() -> None:
+    """BLMOVE must never be sent again by itself; what only reads or what the server recognises may be."""
+    assert not ops.bell(K, "c", 5).idempotent
+    for command in (
+        *(ops.put(K, b"p", 1, [b"e"]), ops.leave(K, "c", bell_ended=True), ops.renew(K, "c", 15)),
+        *(ops.reap(K, "c"), ops.expired(K, 0, 10), ops.consumers(K), ops.server_time()),
+    ):
+        assert command.idempotent
+
+
+@pytest.mark.parametrize(
+    ("command", "reply", "parsed"),
+    [
+        (ops.put(K, b"p", 1, [b"e"]), [1, 5], True),
+        (ops.put(K, b"p", 1, [b"e"]), [0, 5], False),
+        (ops.leave(K, "c", bell_ended=True), 1, True),
+        (ops.leave(K, "c", bell_ended=False), 0, False),
+        (ops.renew(K, "c", 15), 0, False),
+        (ops.expired(K, 0, 10), [1700, b"a", b"b"], (1700, ["a", "b"])),
+        (ops.reap(K, "c"), [b"reaped", 3, 1, 1], ops.Reaped("reaped", 3, 1, True)),
+        (ops.sweep_producers(K, 0), [b"12", 3], 12),
+        (
+            ops.scan_lists(K, 0),
+            [b"7", [K.inbox("a").encode(), K.doing("a").encode(), b"\xff", K.doing("b").encode()]],
+            (7, ["a", "b"]),
+        ),
+        (ops.consumers(K), [b"a", b"1700.0", b"b", b"1.7e3"], [("a", 1700), ("b", 1700)]),
+        (ops.session(K, "a"), [b"who", b"me\xff", b"trip", b"3"], {"who": "me\ufffd", "trip": "3"}),
+        (ops.server_time(), [b"1700", b"999999"], 1700999),
+        (ops.known_queues("p"), [], []),
+        (
+            ops.known_queues("p"),
+            [b"b", b'{"key": "k", "codec": "json"}', b"a", b"{}", b"bad", b"x", b"bad2", b"[]"],
+            [("a", None, None), ("b", "k", "json")],
+        ),
+        (ops.known_queues("p"), {b"a": b"{}"}, [("a", None, None)]),
+    ],
+)
+def test_replies_are_read(command: Command, reply: Any, parsed: Any) -> None:
+    """Each reply becomes what the docstring promises; entries that nobody can read are skipped."""
+    assert command.read(reply) == parsed
+
+
+def test_register_is_read_back() -> None:
+    """What the first put writes into the index is what commands find there."""
+    keys = Keys("orders", key="{shop}o")
+    _, _, name, record = ops.register(keys, "json").words()
+    assert ops.known_queues("reliq").read([str(name).encode(), str(record).encode()]) == [
+        ("orders", "{shop}o", "json")
+    ]
+
+
+def test_script_sources_are_whole() -> None:
+    """Every .lua file is loaded, opens with its purpose, and shared functions stand before their users."""
+    for script in (scripts.put, scripts.leave, scripts.renew, scripts.expired, scripts.sweep_producers):
+        assert script.source.startswith(f"-- {script.name}: ")
+    for script in (scripts.trip, scripts.reap):
+        assert script.source.index("local function whole") < script.source.index(f"-- {script.name}: ")
+
+
+def drive(flow: Flow[Any], replies: Sequence[Any]) -> Any:
+    """Run a flow on given replies; an exception among them is thrown in, as a driver does."""
+    waiting = iter(replies)
+    try:
+        next(flow)
+        while True:
+            reply = next(waiting)
+            flow.throw(reply) if isinstance(reply, Exception) else flow.send(reply)
+    except StopIteration as stop:
+        assert next(waiting, None) is None
+        return stop.value
+
+
+def test_one_bad_consumer_stops_no_reap() -> None:
+    """An error of one consumer, at its first call or a later one, is reported; the others are reaped."""
+    flow = flows.reap_expired_g(K, lease=15, server="", max_losses=3)
+    bad = WrongKeyType("no list")
+    first = [bad, ops.Reaped("reaped", 1000, 0, True), ops.Reaped("reaped", 5, 1, False)]
+    report = drive(flow, [(1700, ["a", "b", "c"]), first, WrongKeyType("now it is"), ])  # fmt: skip
+    assert report.errors == ["a: no list", "b: now it is"]
+    assert (report.returned, report.buried, report.consumers) == (1005, 1, ["b", "c"])
+
+
+def test_reap_goes_on_until_nothing_is_left() -> None:
+    """A bounded call that leaves a rest is followed by the next."""
+    flow = flows.reap_dead_g(K, "a", max_losses=3, started=None)
+    rest = [ops.Reaped("reaped", 1000, 0, True)] * 3 + [ops.Reaped("reaped", 1, 1, False)]
+    report = drive(flow, rest)
+    assert (report.returned, report.buried, report.consumers) == (3001, 1, ["a"])
+    assert str(report).startswith("queue q: 3001 back to ready, 1 dead-lettered as POISON")
