@@ -32,7 +32,7 @@ class Claiming:
         self._buffer: deque[Message] = deque()
         self._failures = 0
         self._due_in: float | None = None
-        self._sweep = False
+        self._sweep = 0
         self._asked_at = clock()
 
     @property
@@ -53,7 +53,7 @@ class Claiming:
         self._failures = 0
         self._buffer.extend(answer.messages)
         self._due_in = answer.due_in
-        self._sweep = self._sweep or answer.sweep
+        self._sweep = max(self._sweep, answer.sweep)
 
     def _pop(self, n: int) -> list[Message]:
         """Up to ``n`` messages to hand over now: none unless the lease is certain enough to start on them."""

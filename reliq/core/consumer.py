@@ -9,7 +9,8 @@ Rules, before any code:
    delivered, and what is no longer there is lost (its handler is told; its settle will be refused).
 3. The lease counts from *sending* the last confirmed trip, by a clock that goes on through suspend. A
    message is handed over only while ``fresh`` holds.
-4. A message that a consumer died with (a suspect) is handed out alone: nothing else in hand.
+4. A message that a consumer died with (a suspect) is handed out alone: nothing else in hand. Where that
+   would strand it, it runs beside others, but never beside another suspect.
 5. Undecodable messages never leave here: they are buried by the next trip, with the reason.
 
 The shells own sockets, clocks and threads; they serialise calls (one trip at a time), except that
@@ -87,7 +88,7 @@ class Answer(NamedTuple):
     lost: list[Message]
     settled: list[Settle]
     due_in: float | None
-    sweep: bool
+    sweep: int
     reconciled: bool
     server_ms: int
 
@@ -117,6 +118,7 @@ class ConsumerState:
         self._alone_here = False
         self._mode = "alone"
         self._suspects: set[bytes] = set()
+        self._suspect_at = 0.0
         self._recent: dict[bytes, Remembered] = {}
         self._older: dict[bytes, Remembered] = {}
         self._ghosts: dict[bytes, Remembered] = {}
@@ -130,12 +132,13 @@ class ConsumerState:
             self._trip += 1
             self._sent = self._take_finished()
             self._mode = self._suspects_mode(now)
-            self._outstanding = self._build(self._free(want))
+            self._outstanding = self._build(self._free(want, now))
         return self._outstanding
 
-    def _free(self, want: int) -> int:
-        """Holding a suspect means holding nothing else."""
-        if self._suspects and self._mode != "beside":
+    def _free(self, want: int, now: float) -> int:
+        """Holding a suspect means holding nothing else, until it is settled; but if it takes longer than a
+        lease (it hangs?), the work behind it goes on beside it."""
+        if self._suspects and now - self._suspect_at < self.lease:
             settled = {s.message.envelope.element for s in self._sent}
             if not self._suspects <= settled:
                 return 0
@@ -144,13 +147,15 @@ class ConsumerState:
     def _suspects_mode(self, now: float) -> str:
         """How to treat suspects at the head of the queue: wait for empty hands; if they do not become empty
         within a second, leave them to others; if nobody takes them within a lease, or there is nobody
-        else, run them beside what is stuck here: a suspect must not strand (DESIGN 9.12)."""
+        else, take one beside what is in hand here: a suspect must not strand (DESIGN 9.12). Never two
+        at a time, so that a message which once was beside a poisonous one is not beside it again."""
         if self._suspects_since is None:
             return "alone"
         waited = now - self._suspects_since
         if waited < defaults.SUSPECT_PATIENCE:
             return "alone"
-        return "beside" if self._alone_here or waited > self.lease else "decline"
+        mine_is_stuck = not self._suspects or now - self._suspect_at > self.lease
+        return "beside" if mine_is_stuck and (self._alone_here or waited > self.lease) else "decline"
 
     def _take_finished(self) -> list[Settle]:
         """What is settled by this trip: bounded, acks first, releases newest first (they go to the head)."""
@@ -208,11 +213,11 @@ class ConsumerState:
         self._settled(sent, set(reply[3]))
         lost, fresh = self._reconcile(reply[9]) if reply[4] else ([], reply[9])
         self._note_suspects(bool(reply[5]), int(reply[6]), sent_at)
-        messages = self._take_in(fresh)
+        messages = self._take_in(fresh, sent_at)
         messages += self._untwin(sent)
         due = int(reply[7])
         return Answer(
-            status, messages, lost, sent, None if due < 0 else due / 1000, bool(reply[8]), bool(reply[4]),
+            status, messages, lost, sent, None if due < 0 else due / 1000, int(reply[8]), bool(reply[4]),
             int(reply[1]),
         )  # fmt: skip
 
@@ -256,7 +261,7 @@ class ConsumerState:
             self._twins.pop(message.envelope.element, None)
         return lost, unknown
 
-    def _take_in(self, elements: Iterable[bytes]) -> list[Message]:
+    def _take_in(self, elements: Iterable[bytes], now: float) -> list[Message]:
         messages = []
         for element in elements:
             try:
@@ -275,6 +280,7 @@ class ConsumerState:
                 continue
             if message.suspect:
                 self._suspects.add(element)
+                self._suspect_at = now
             messages.append(message)
         return messages
 
@@ -326,7 +332,7 @@ class ConsumerState:
         self.held.clear()
         self._suspects.clear()
         self._twins.clear()
-        return Answer(status, [], lost, sent, None, False, True, server_ms)
+        return Answer(status, [], lost, sent, None, 0, True, server_ms)
 
     # -- what the shell asks ----------------------------------------------------------------------------
 

@@ -48,12 +48,15 @@ class ReapReport:
         return text
 
 
-def reap_expired_g(keys: Keys, *, lease: float, server: str, max_losses: int) -> Flow[ReapReport]:
-    """One pass over every consumer whose lease is over. A pass that finds none is one call."""
+def reap_expired_g(
+    keys: Keys, *, lease: float, server: str, max_losses: int, recent: float | None = None
+) -> Flow[ReapReport]:
+    """One pass over the consumers whose lease is over (``recent``: since so many seconds at most). A pass
+    that finds none is one call."""
     report = ReapReport(keys.queue)
     offset = 0
     while True:
-        _, names = yield ops.expired(keys, offset, defaults.SCRIPT_ELEMENTS)
+        _, names = yield ops.expired(keys, offset, defaults.SCRIPT_ELEMENTS, recent)
         yield from _reap_each_g(keys, names, report, lease=lease, server=server, max_losses=max_losses)
         offset += len(names)
         if len(names) < defaults.SCRIPT_ELEMENTS:

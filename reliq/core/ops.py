@@ -76,12 +76,12 @@ def renew(keys: Keys, consumer: str, lease: float) -> Command:
     )  # fmt: skip
 
 
-def expired(keys: Keys, offset: int, count: int) -> Command:
-    """Parses to (server ms, names of consumers whose lease is over)."""
+def expired(keys: Keys, offset: int, count: int, recent: float | None = None) -> Command:
+    """Parses to (server ms, names of consumers whose lease is over; since ``recent`` seconds at most)."""
     return Command(
         scripts.expired,
         (keys.consumers,),
-        (offset, count),
+        (offset, count, "" if recent is None else round(recent * 1000)),
         lambda r: (int(r[0]), [n.decode() for n in r[1:]]),
         idempotent=True,
         queue=keys.queue,

@@ -50,15 +50,18 @@ class Board:
         packed = (consumer.encode()[:128], bell_id, confirmed_at)
         _STATION.pack_into(self._memory, station * _STATION.size, *packed)
 
-    def stations(self) -> list[StationView]:
-        """All names that the process has said, in order of its queues."""
-        found = []
+    def hide_station(self, station: int) -> None:
+        """It said goodbye: there is nothing to bring back."""
+        start = station * _STATION.size
+        self._memory[start : start + _STATION.size] = bytes(_STATION.size)
+
+    def stations(self) -> dict[int, StationView]:
+        """The names under which the process claims, by the number of the queue."""
+        found = {}
         for i in range(_MAX_STATIONS):
             name, bell_id, confirmed_at = _STATION.unpack_from(self._memory, i * _STATION.size)
-            name = name.rstrip(b"\0")
-            if not name:
-                break
-            found.append(StationView(name.decode(), bell_id, confirmed_at))
+            if name := name.rstrip(b"\0"):
+                found[i] = StationView(name.decode(), bell_id, confirmed_at)
         return found
 
     def start(self, slot: int, station: int, id: bytes, now: float, timeout: float | None) -> None:

@@ -238,7 +238,7 @@ class Links:
         try:
             return tenacity.Retrying(
                 stop=tenacity.stop_after_delay(self._timeout),
-                wait=tenacity.wait_exponential_jitter(initial=0.008, max=0.512, jitter=0.01),
+                wait=tenacity.wait_exponential(multiplier=0.008, max=0.512) + tenacity.wait_random(0, 0.01),
                 retry=tenacity.retry_if_exception_type((Unavailable, OutcomeUnknown)),
                 reraise=True,
             )(once)

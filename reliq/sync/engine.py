@@ -79,14 +79,17 @@ class Engine(Tripping):
             return False
         return True
 
-    def leave(self, *, bell_ended: bool) -> None:
-        """Say goodbye; if Redis does not answer, the lease ends by itself and a reaper sees to the rest."""
+    def leave(self, *, bell_ended: bool) -> bool:
+        """Say goodbye; True if nothing of us is left. If Redis does not answer, the lease ends by itself and
+        a reaper sees to the rest."""
         with self._lock:
             try:
-                self._trips.run(ops.leave(self.state.keys, self.state.name, bell_ended=bell_ended))
+                return bool(self._trips.run(ops.leave(self.state.keys, self.state.name, bell_ended=bell_ended)))
             except ReliqError as error:
                 log.warning("queue %r: could not say goodbye: %s", self.queue.name, error)
-            self.close()
+                return False
+            finally:
+                self.close()
 
     def close(self) -> None:
         """Close both connections."""

@@ -32,13 +32,14 @@ class Job(NamedTuple):
 class Running:
     """A handler at work."""
 
-    __slots__ = ("job", "reported", "started_at", "thread")
+    __slots__ = ("failed", "job", "reported", "started_at", "thread")
 
     def __init__(self, job: Job, started_at: float, thread: int) -> None:
         self.job = job
         self.started_at = started_at
         self.thread = thread
-        self.reported = False
+        self.reported = False  # as stuck
+        self.failed = False  # its message was settled as a failed attempt while the handler still runs
 
     def overdue(self, now: float) -> bool:
         """Whether it is past its handler's timeout."""
@@ -95,7 +96,8 @@ class Executor:
         self.running.pop(slot, None)
         if self._board is not None:
             self._board.finish(slot)
-        if running.reported or lease.settled:
+        if running.failed or lease.settled:
+            lease.mark_settled()
             if isinstance(error, Exception):
                 log.error("failed after it was settled: %s", describe(error), exc_info=error)
             job.station.wake()

@@ -134,7 +134,7 @@ class Loop:
             name, bell_id = station.state.name, station.engine.bell_id
             self._board.show_station(station.index, name, bell_id, station.engine.answered_at)
         if answer.sweep and self._sweeper is not None:
-            self._sweeper.sweep(station.queue)
+            self._sweeper.sweep(station.queue, answer.sweep)
         jobs = [Job(station, message) for message in answer.messages]
         while self._deferred and station.state.fresh(clock()):
             jobs.insert(0, self._deferred.pop())
@@ -212,6 +212,7 @@ class Loop:
             return
         log.error("handler %s: message %s is past its timeout of %s s; this process is replaced. It is here:\n%s",
                   job.station.handler.name, id, timeout, stack)  # fmt: skip
+        running.failed = True
         error = TimeoutError(f"took longer than its timeout of {timeout} s")
         job.station.finish(settle_for(job.station.state, job.message, job.station.handler.retry, error, stack))
         self._begin_to_leave(clock() + self._grace)
@@ -243,7 +244,8 @@ class Loop:
                 if message.envelope.element not in held:
                     station.release(message)
             self._flush(station)
-            station.close()
+            if station.close() and self._board is not None:
+                self._board.hide_station(station.index)
         for executor in self._executors.values():
             executor.close()
         if self._sweeper is not None:

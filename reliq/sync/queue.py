@@ -130,6 +130,9 @@ class Queue:
         command = ops.put(self.options.keys, producer.name, producer.next(), elements, due, marker)
         try:
             self.links.insist(command)
+        except Refused:
+            self._producers.give_back(producer)
+            raise
         except OutcomeUnknown as error:  # its series is frozen: the producer is not given back
             raise model.unknown_put(error, ids, command) from error
         self._producers.give_back(producer)

@@ -35,11 +35,18 @@ class Reaper:
                 total.add(self.scan(queue, self._scan_steps))
         return total
 
-    def reap(self, queue: Queue) -> ReapReport:
-        """One pass over one queue's expired consumers; one round trip if there are none."""
+    def reap(self, queue: Queue, *, recent: float | None = None) -> ReapReport:
+        """One pass over one queue's expired consumers; one round trip if there are none.
+
+        ``recent``: only those whose lease ended in the last so many seconds.
+        """
         options, started = queue.options, clock()
         flow = flows.reap_expired_g(
-            options.keys, lease=options.lease, server=queue.links.server.run_id, max_losses=options.max_losses
+            options.keys,
+            lease=options.lease,
+            server=queue.links.server.run_id,
+            max_losses=options.max_losses,
+            recent=recent,
         )
         report = queue.links.flow(flow)
         if clock() - started > options.lease / 2:

@@ -105,6 +105,6 @@ class Station:
         """Put back what no handler has seen."""
         self.state.finished.append(self.state.release(message))
 
-    def close(self) -> None:
-        """End the bell and say goodbye."""
-        self.engine.leave(bell_ended=self.bell.stop())
+    def close(self) -> bool:
+        """End the bell and say goodbye; True if nothing of us is left in Redis."""
+        return self.engine.leave(bell_ended=self.bell.stop())

@@ -43,7 +43,7 @@ class Child:
         self.start_at = 0.0
         self.failures = 0
         self.stopped = False
-        self.renewed_at = 0.0
+        self.renewed_at: dict[int, float] = {}
 
 
 class Supervisor:
@@ -58,6 +58,7 @@ class Supervisor:
         self._handlers = handlers
         self._grace = grace
         self._children = [Child(n, slots) for n in range(processes)]
+        self._shortest_lease = min(queue.options.lease for _, queue in handlers)
         self._stops = 0
         self._told = 0
         self._kill_at: float | None = None
@@ -106,7 +107,7 @@ class Supervisor:
 
     def _pause(self) -> float:
         now = clock()
-        waits = [1.0, *(c.start_at - now for c in self._children if not c.pid)]
+        waits = [self._shortest_lease / 8, 1.0, *(c.start_at - now for c in self._children if not c.pid)]
         waits += [when - now for when, _, _ in self._again]
         return max(0.0, min(waits))
 
@@ -179,7 +180,7 @@ class Supervisor:
     def _reap(self, child: Child) -> None:
         """Bring back at once what a dead process held; its names are dead for good."""
         slots = child.board.slots()
-        for index, station in enumerate(child.board.stations()):
+        for index, station in child.board.stations().items():
             queue = self._handlers[index][1]
             started = [slot.id for slot in slots if slot.station == index]
             self._reap_name(index, station, started)
@@ -223,11 +224,12 @@ class Supervisor:
             return
         if child.stopped:
             return
-        for index, station in enumerate(child.board.stations()):
+        for index, station in child.board.stations().items():
             lease = self._handlers[index][1].options.lease
             silent = now - station.confirmed_at
-            if lease / defaults.RENEW_SHARE + 1.0 < silent < defaults.GIL_CAP and now - child.renewed_at > 1.0:
-                child.renewed_at = now
+            renewed = now - max(station.confirmed_at, child.renewed_at.get(index, 0.0))
+            if renewed > lease / 2 and silent < defaults.GIL_CAP:
+                child.renewed_at[index] = now
                 self._renew(index, station)
 
     def _renew(self, index: int, station: StationView) -> None:

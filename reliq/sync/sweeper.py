@@ -12,7 +12,8 @@ from reliq.model import clock
 from reliq.sync.queue import Queue
 from reliq.sync.reaper import Reaper
 
-_SCAN_EVERY = 30.0
+#: What a trip asks for: see trip.lua.
+RECENT, FULL = 1, 2
 
 
 class Sweeper:
@@ -22,39 +23,35 @@ class Sweeper:
     """
 
     def __init__(self, queues: list[Queue]) -> None:
-        self._orders: SimpleQueue[Queue | None] = SimpleQueue()
+        self._orders: SimpleQueue[tuple[Queue, int] | None] = SimpleQueue()
         self._reaper = Reaper(*queues, scan_steps=0)
-        self._scan_at = {q.name: clock() + _SCAN_EVERY for q in queues}
         self._hold_until = 0.0
         self._thread = threading.Thread(target=self._run, name="reliq-sweeper", daemon=True)
         self._thread.start()
 
-    def sweep(self, queue: Queue) -> None:
-        """Reap this queue soon."""
-        self._orders.put(queue)
+    def sweep(self, queue: Queue, duty: int) -> None:
+        """Reap this queue soon: leases that ended in the last minute, or everything and strays too."""
+        self._orders.put((queue, duty))
 
     def hold(self, seconds: float) -> None:
         """Do not reap by lease for so long: we were cut off, so others were too."""
         self._hold_until = clock() + seconds
 
     def _run(self) -> None:
-        while (queue := self._orders.get()) is not None:
+        while (order := self._orders.get()) is not None:
             if clock() < self._hold_until:
                 continue
+            queue, duty = order
             try:
-                report = self._reaper.reap(queue)
-                if report.returned or report.buried or report.errors:
-                    log.warning("reaped: %s", report)
-                if clock() > self._scan_at[queue.name]:
-                    self._scan(queue)
+                report = self._reaper.reap(queue, recent=60.0 if duty == RECENT else None)
+                if duty == FULL:
+                    report.add(self._reaper.scan(queue, steps=10))
+                    queue.links.insist(ops.sweep_producers(queue.options.keys, 0))
             except ReliqError as error:  # whoever has the duty next second tries again
                 log.debug("queue %r: sweep: %s", queue.name, error)
-
-    def _scan(self, queue: Queue) -> None:
-        """One step of the search for lists without a registration, and of forgetting idle producers."""
-        self._scan_at[queue.name] = clock() + _SCAN_EVERY
-        self._reaper.scan(queue)
-        queue.links.insist(ops.sweep_producers(queue.options.keys, 0))
+            else:
+                if report.returned or report.buried or report.errors:
+                    log.warning("reaped: %s", report)
 
     def stop(self) -> None:
         """End after the pass under way."""

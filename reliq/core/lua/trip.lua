@@ -9,7 +9,7 @@
 -- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 later  7 dead  8 events  9 stats
 -- ARGV  1 consumer  2 trip number  3 lease, ms  4 reap epoch as known ('' at first)  5 messages in hand
 --       6 free slots  7 what to do with suspects (messages that a consumer died with):
---         'alone' take one only with empty hands | 'decline' pass over them | 'beside' take them as any other
+--         'alone' take one only with empty hands | 'decline' pass over them | 'beside' take one beside others
 --       8 most to promote  9 most bytes to claim  10 server run id, 11 who this is: both '' after the first
 --       12 number of acks, then the acked elements, then settles of four words each:
 --         'retry'   element, element that goes back, ms of delay
@@ -18,7 +18,7 @@
 -- Returns {'ok' | 'again' | 'stale' | 'dead', server ms, reap epoch, late settles (indexes from 0),
 --   1 if elements is the whole processing list and not only what is new, 1 if suspects wait,
 --   other live consumers (counted only if suspects wait, else -1), ms until something is due (-1: nothing),
---   1 if expired consumers should be reaped by you, elements}
+--   a duty to sweep (1: reap recently ended leases, 2: visit all dead names and look for strays), elements}
 -- Cost  O(settled + promoted + claimed + in hand), each bounded by ~1,000 elements or 256 kB
 local READY, INBOX, DOING, CONSUMERS, SESSION, LATER, DEAD, EVENTS, STATS = unpack(KEYS)
 local name, trip, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -41,7 +41,7 @@ redis.call('LLEN', INBOX)
 redis.call('LLEN', DOING)
 redis.call('ZSCORE', CONSUMERS, name)
 redis.call('ZCARD', DEAD)
-local server = redis.call('HMGET', STATS, 'server', 'sweep_at')
+local server = redis.call('HMGET', STATS, 'server', 'sweep_at', 'full_sweep_at')
 local head = redis.call('ZRANGE', LATER, 0, 0, 'WITHSCORES')
 
 redis.call('ZREM', LATER, '') -- allowed when out of memory; from here on everything is
@@ -142,13 +142,13 @@ if want > 0 then
   local seen = from_right(READY, suspects_mode == 'decline' and want + 100 or want, budget)
   for i, element in ipairs(seen) do
     local known = element ~= BELL and whole(element)
-    local suspect = known and lost_count(element) > 0 and suspects_mode ~= 'beside'
+    local suspect = known and lost_count(element) > 0
     if element == BELL then
       passed = passed + 1
     elseif suspect and suspects_mode == 'decline' then
       declined[#declined + 1] = element
       passed = passed + 1
-    elseif suspect and (in_hand > 0 or #claimed > 0) then
+    elseif suspect and (#claimed > 0 or (in_hand > 0 and suspects_mode ~= 'beside')) then
       suspects = 1
       break
     elseif #claimed >= want then
@@ -184,8 +184,13 @@ local ending = redis.call('ZRANGEBYSCORE', CONSUMERS, '(' .. now, '+inf', 'WITHS
 if ending[2] and ending[1] ~= name and (not soonest or tonumber(ending[2]) < soonest) then
   soonest = tonumber(ending[2]) + 1
 end
+-- One consumer a second has the duty to reap leases that ended in the last minute, and every half minute
+-- (and when a worker starts) to visit all dead names and to look for lists that nobody registered.
 local sweep = 0
-if now >= tonumber(server[2] or '0') and redis.call('ZCOUNT', CONSUMERS, '-inf', now) > 0 then
+if ARGV[10] ~= '' or now >= tonumber(server[3] or '0') then
+  redis.call('HSET', STATS, 'full_sweep_at', now + 30000)
+  sweep = 2
+elseif now >= tonumber(server[2] or '0') and redis.call('ZCOUNT', CONSUMERS, now - 60000, now) > 0 then
   redis.call('HSET', STATS, 'sweep_at', now + 1000)
   sweep = 1
 end

@@ -1,0 +1,68 @@
+"""A real worker for the fault tests: run as ``python -m tests.faults.program KEY=VALUE…``, one JSON argument.
+
+The handler writes its effect to a file before the message can be acked, so what ran twice is seen there.
+Bodies: {"n": 1, "ms": 15, "do": "…"} where ``do`` is one of the deeds below.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+import reliq
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(message)s")
+    queue = reliq.Queue("work", settings["url"], prefix=settings["prefix"], **settings.get("queue", {}))
+    effects = os.open(settings["effects"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def handle(body: Any, lease: reliq.Lease) -> None:
+        record = {"n": body["n"], "id": lease.id, "fence": lease.fence, "pid": os.getpid(), "at": time.time()}
+        record |= {"attempt": lease.attempt, "deliveries": lease.deliveries}
+        os.write(effects, (json.dumps(record) + "\n").encode())
+        do(body)
+
+    handler = queue.ack(
+        handle, timeout=settings.get("timeout"), retry=reliq.Retry(attempts=3, wait=lambda s: 0.05)
+    )
+    worker = reliq.Worker(handler, **settings.get("worker", {}))
+    if settings.get("supervise"):
+        worker.supervise()
+    else:
+        worker.run()
+
+
+def do(body: dict[str, Any]) -> None:
+    """Work, or one of the things that handlers should not do."""
+    deed = body.get("do", "work")
+    time.sleep(body.get("ms", 0) / 1000)
+    if deed == "segfault":
+        faulthandler.disable()
+        os.kill(os.getpid(), 11)
+        time.sleep(5)
+    elif deed == "exit":
+        sys.exit(3)
+    elif deed == "raise":
+        raise BaseException("not an Exception")
+    elif deed == "hang":
+        time.sleep(3600)
+    elif deed == "gil":
+        _hold_the_gil(body["seconds"])
+
+
+def _hold_the_gil(seconds: float) -> None:
+    """Keep every other thread of this process from running, as a C extension might."""
+    import ctypes
+
+    ctypes.PyDLL(None).usleep(int(seconds * 1_000_000))  # PyDLL does not release the lock
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Processes die, stop, hang and go mad: what DESIGN 4 promises for each, with real ones."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reliq
+from reliq.core.command import Command
+from tests.faults.lab import lab, wait_until
+
+
+def test_kill_9_of_a_supervised_process_brings_its_messages_back_at_once(server: Any, prefix: str) -> None:
+    """Its messages are ready again in < 250 ms; nothing is lost; only what was in hand runs again."""
+    seconds, messages = float(os.environ.get("RELIQ_TEST_KILL_SECONDS", "4")), 0
+    messages = int(seconds * 1000)
+    with lab(server, prefix) as it:
+        it.queue.put_many({"n": n, "ms": 15} for n in range(messages))
+        worker = it.start(processes=4, concurrency=4)
+        wait_until(lambda: len(it.effects()) > 50, 10, "work begins")
+        chance, kills = random.Random(7), []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(0.3)
+            child = chance.choice(worker.children() or [0])
+            if child:
+                kills.append(time.time() * 1000)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+        it.drained(60)
+        counts = it.count()
+        assert set(counts) == set(range(messages)), "lost"
+        reaps = [e for e in it.events() if e["event"] == "reap"]
+        extra = sum(counts.values()) - messages
+        assert extra <= len(reaps)
+        delays = [min((e["ms"] - kill for e in reaps if e["ms"] >= kill - 2), default=None) for kill in kills]
+        took = [d for d in delays if d is not None and d < 300 + 1000]
+        print(f"kills {len(kills)}, extra {extra}, reaped {len(reaps)}, ready again ms: {sorted(took)}")
+        assert statistics.median(took) < 250
+        assert it.queue.size().dead == 0
+        assert worker.end() == 0
+
+
+def test_one_segfaulting_message_dies_alone(server: Any, prefix: str) -> None:
+    """One poison among 1,000 at concurrency 8: 999 handled, exactly that one dead-lettered as POISON."""
+    with lab(server, prefix) as it:
+        bodies: list[dict[str, Any]] = [{"n": n, "ms": 2} for n in range(1000)]
+        bodies[500] = {"n": 500, "ms": 2, "do": "segfault"}
+        it.queue.put_many(bodies)
+        it.start(supervise=True, concurrency=8)
+        it.drained(60)
+        size = it.queue.size()
+        assert size.dead == 1
+        [member] = it.queue.links.insist(Command("ZRANGE", (it.queue.options.keys.dead,), (0, -1)))
+        assert b"POISON" in member
+        counts = it.count()
+        assert counts[500] == 3
+        assert set(counts) == set(range(1000))
+
+
+def test_kill_9_of_the_supervisor_ends_its_children_and_they_give_back(server: Any, prefix: str) -> None:
+    """Children notice in < 1 s, give back what they hold, and exit: ready again long before the lease ends."""
+    with lab(server, prefix) as it:
+        it.queue.put_many({"n": n, "ms": 60_000} for n in range(8))
+        worker = it.start(processes=2, concurrency=4)
+        wait_until(lambda: len(it.effects()) == 8, 10, "all in hand")
+        children = worker.children()
+        worker.signal(signal.SIGKILL)
+        worker.process.wait(5)
+        wait_until(lambda: it.queue.size().ready == 8, 3, "given back")
+        wait_until(lambda: not any(_alive(pid) for pid in children), 3, "children ended")
+
+
+def test_without_supervisor_the_cron_reaper_brings_all_back_in_order(server: Any, prefix: str) -> None:
+    """kill -9, then `reap` as soon as the lease is over; a second reaper at the same time changes nothing."""
+    with lab(server, prefix, lease=1.5) as it:
+        ids = it.queue.put_many({"n": n, "ms": 60_000} for n in range(6))
+        worker = it.start(concurrency=6)
+        wait_until(lambda: len(it.effects()) == 6, 10, "all in hand")
+        worker.signal(signal.SIGKILL)
+        worker.process.wait(5)
+        assert reliq.Reaper(it.queue).run_once().returned == 0  # the lease is not over
+        reaper = reliq.Reaper(it.queue)
+        wait_until(lambda: reaper.run_once().returned, 5, "reaped after the lease")
+        assert reliq.Reaper(it.queue).run_once().returned == 0
+        with it.queue.consumer(until_empty=True) as consumer:
+            seen = []
+            for lease in consumer:
+                assert lease.deliveries == 2
+                seen.append(lease.id)
+                lease.ack()
+        assert seen == ids
+
+
+def test_a_stopped_worker_loses_its_messages_and_carries_on_cleanly(server: Any, prefix: str) -> None:
+    """SIGSTOP for 2 leases, then SIGCONT: others do the work, late acks are refused and reported, none lost."""
+    with lab(server, prefix, lease=1.0) as it:
+        it.queue.put_many({"n": n, "ms": 300} for n in range(4))
+        zombie = it.start(concurrency=4)
+        wait_until(lambda: len(it.effects()) >= 4, 10, "in its hands")
+        zombie.signal(signal.SIGSTOP)
+        other = it.start(concurrency=4)
+        wait_until(lambda: len(it.effects()) >= 8, 10, "done by the other")
+        it.drained(10)
+        other.end()
+        zombie.signal(signal.SIGCONT)
+        wait_until(lambda: [e for e in it.events() if e["event"] == "late"], 5, "late acks are refused")
+        it.queue.put_many({"n": n, "ms": 0} for n in range(100, 110))
+        it.drained(10)
+        assert set(it.count()) == {*range(4), *range(100, 110)}
+        assert "late settle" in zombie.log()
+        assert it.queue.size().dead == 0
+
+
+@pytest.mark.parametrize("deed", ["exit", "raise"])
+def test_nothing_that_a_handler_raises_ends_the_worker(server: Any, prefix: str, deed: str) -> None:
+    """SystemExit and a bare BaseException are failed attempts like any other."""
+    with lab(server, prefix) as it:
+        it.queue.put_many([{"n": 1, "do": deed}, {"n": 2}])
+        worker = it.start(concurrency=2)
+        it.drained(15)
+        assert it.count() == {1: 3, 2: 1}
+        assert it.queue.size().dead == 1
+        assert worker.process.poll() is None
+
+
+def test_a_hung_handler_is_replaced_under_the_supervisor(server: Any, prefix: str) -> None:
+    """Past its timeout the process is replaced, the message counts a failed attempt, others go on."""
+    with lab(server, prefix) as it:
+        it.queue.put_many([{"n": 0, "do": "hang"}, *({"n": n, "ms": 20} for n in range(1, 50))])
+        it.start(supervise=True, concurrency=2, timeout=0.5, grace=2)
+        it.drained(40)
+        counts = it.count()
+        assert set(counts) == set(range(50))
+        assert counts[0] == 3
+        assert it.queue.size().dead == 1
+
+
+def test_a_held_gil_does_not_cost_the_lease_under_the_supervisor(server: Any, prefix: str) -> None:
+    """The supervisor renews for a child whose handler keeps the interpreter lock for three leases."""
+    with lab(server, prefix, lease=1.0) as it:
+        it.queue.put({"n": 1, "do": "gil", "seconds": 3.5})
+        it.start(supervise=True, concurrency=1)
+        wait_until(lambda: it.effects(), 10, "in hand")
+        other = it.start(concurrency=1)
+        it.drained(15)
+        assert it.count() == {1: 1}
+        assert other.process.poll() is None
+
+
+def test_sigterm_finishes_gives_back_and_exits_0(server: Any, prefix: str) -> None:
+    """SIGTERM: what runs may finish within the grace; what no handler saw goes back in order, uncounted."""
+    with lab(server, prefix) as it:
+        ids = it.queue.put_many({"n": n, "ms": 400} for n in range(12))
+        worker = it.start(concurrency=4, prefetch=1000)
+        wait_until(lambda: len(it.effects()) >= 4, 10, "at work")
+        assert worker.end() == 0
+        done = set(it.count())
+        with it.queue.consumer(until_empty=True) as consumer:
+            rest = []
+            for lease in consumer:
+                assert lease.deliveries == 1
+                rest.append(lease.id)
+                lease.ack()
+        assert rest == [id for n, id in enumerate(ids) if n not in done]
+
+
+def test_a_second_sigterm_gives_back_at_once(server: Any, prefix: str) -> None:
+    """The second signal does not wait for handlers."""
+    with lab(server, prefix) as it:
+        ids = it.queue.put_many({"n": n, "ms": 60_000} for n in range(4))
+        worker = it.start(supervise=True, concurrency=4)
+        wait_until(lambda: len(it.effects()) == 4, 10, "at work")
+        worker.signal(signal.SIGTERM)
+        wait_until(lambda: "worker stops" in worker.log(), 5, "first signal seen")
+        worker.signal(signal.SIGTERM)
+        wait_until(lambda: it.queue.size().ready == 4, 5, "given back")
+        assert worker.process.wait(10) == 0
+        with it.queue.consumer() as consumer:
+            leases = consumer.claim(4)
+            assert [lease.id for lease in leases] == ids
+            for lease in leases:
+                lease.ack()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
