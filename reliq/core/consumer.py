@@ -212,9 +212,9 @@ class ConsumerState:
         self._epoch = reply[2]
         self._settled(sent, set(reply[3]))
         lost, fresh = self._reconcile(reply[9]) if reply[4] else ([], reply[9])
-        self._note_suspects(bool(reply[5]), int(reply[6]), sent_at)
         messages = self._take_in(fresh, sent_at)
         messages += self._untwin(sent)
+        self._note_suspects(bool(reply[5]), int(reply[6]), sent_at)
         due = int(reply[7])
         return Answer(
             status, messages, lost, sent, None if due < 0 else due / 1000, int(reply[8]), bool(reply[4]),

@@ -121,10 +121,10 @@ class Model:
             size += len(element)
             if place > 1 and size > budget:
                 break
-            suspect = lost_count(element) > 0 and mode != "beside"
+            suspect = lost_count(element) > 0
             if suspect and mode == "decline":
                 declined.append(element)
-            elif suspect and (self.doing[name] or claimed):
+            elif suspect and (claimed or (self.doing[name] and mode != "beside")):
                 blocked = True
                 break
             elif element != BELL:
@@ -132,7 +132,7 @@ class Model:
                     break
                 claimed.append(self._wrapped(element, f"{name}:{trip}:{place}"))
             passed += 1
-            if suspect and mode == "alone":
+            if suspect and mode != "decline":
                 break
         del self.ready[len(self.ready) - passed :]
         self.ready += reversed(declined)
