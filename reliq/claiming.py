@@ -9,7 +9,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Final
 
-from reliq.core.consumer import Answer, ConsumerState, Message, Settle
+from reliq.core.consumer import RELEASE, Answer, ConsumerState, Message, Settle
 from reliq.errors import ConfigError, ConsumerClosed, OutcomeUnknown
 from reliq.model import QueueOptions, clock
 
@@ -70,8 +70,12 @@ class Claiming:
         return messages
 
     def _is_over(self) -> bool:
-        """Whether ``until_empty`` may stop: Redis has said that nothing is ready, and no suspect waits."""
-        return self._until_empty and not self._failures and not self._buffer and not self.state.suspects_wait
+        """Whether ``until_empty`` may stop: Redis has said that nothing is ready, no suspect waits, and the
+        last trip brought nothing that is to be dead-lettered."""
+        state = self.state
+        if self._failures or self._buffer or state.suspects_wait:
+            return False
+        return self._until_empty and not (state.unanswered or state.finished)
 
     def _wait_for(self, left: float | None) -> float:
         """Seconds to wait for a message, but not beyond what comes due by itself."""
@@ -84,9 +88,10 @@ class Claiming:
 
     # -- settling ---------------------------------------------------------------------------------------
 
-    def _ahead(self) -> int:
-        """How many to claim along with a settle: what the settled ones leave free."""
-        if self._buffer:
+    def _ahead(self, settle: Settle) -> int:
+        """How many to claim along with a settle: what the settled ones leave free. None with a release:
+        who gives a message back does not want it at once."""
+        if self._buffer or settle.verb == RELEASE:
             return 0
         return max(0, self._prefetch - (len(self.state.held) - len(self.state.finished)))
 
@@ -114,9 +119,9 @@ class Claiming:
         now = clock()
         return (self._busy and now - answered_at > _SILENCE) or self.state.renew_in(now) <= 0
 
-    def _takes_sweep(self) -> bool:
+    def _takes_sweep(self) -> int:
         """Whether the server has given this consumer the duty to reap those whose lease is over."""
-        due, self._sweep = self._sweep, False
+        due, self._sweep = self._sweep, 0
         return due
 
     def _return_unasked(self) -> None:

@@ -104,7 +104,7 @@ class Consumer(Claiming):
         self.state.finished.append(settle)
         deadline = time.monotonic() + self._queue.options.timeout
         while settle.accepted is None:
-            self._trip(self._ahead())
+            self._trip(self._ahead(settle))
             if settle.accepted is None and time.monotonic() > deadline:
                 raise self._unconfirmed(settle)
         return settle.accepted
@@ -139,6 +139,7 @@ class Consumer(Claiming):
         while (self.state.finished or self.state.unanswered) and time.monotonic() < deadline:
             try:
                 self._engine.trip(0)
+                self._give_back()  # the answer of an earlier trip may have brought more
             except ReliqError as error:
                 log.warning("queue %r: closing: %s", self._queue.name, error)
                 time.sleep(0.05)

@@ -9,10 +9,10 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
 from reliq.ack import lease_class
-from reliq.core.consumer import Message, Settle
+from reliq.core.consumer import Settle
 from reliq.core.pace import Pace
 from reliq.core.verdict import describe
 from reliq.logging import log
@@ -20,13 +20,9 @@ from reliq.model import clock
 from reliq.sync.board import Board
 from reliq.sync.lease import Lease
 from reliq.sync.station import Station
+from reliq.working import Job as AnyJob
 
-
-class Job(NamedTuple):
-    """A message on its way to a handler."""
-
-    station: Station
-    message: Message
+Job = AnyJob[Station]
 
 
 class Running:

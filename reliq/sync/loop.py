@@ -7,57 +7,36 @@ Nothing waits for a batch to fill: a batch is what gathered while the last trip 
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from reliq.ack import Handler
-from reliq.core.pace import Pace
 from reliq.errors import ReliqError
 from reliq.lease import settle_for
 from reliq.logging import log
 from reliq.model import clock
 from reliq.sync.board import Board
-from reliq.sync.executor import AsyncExecutor, Job, Running, ThreadExecutor
+from reliq.sync.executor import AsyncExecutor, Running, ThreadExecutor
 from reliq.sync.queue import Queue
 from reliq.sync.station import Station
 from reliq.sync.sweeper import Sweeper
+from reliq.working import Job, Working
 
 Handlers = list[tuple[Handler[..., Any], Queue]]
 
 
-class Loop:
+class Loop(Working[Station]):
     """Runs in the thread that calls ``run``. ``stop`` and ``wake`` may be called from anywhere, signal
     handlers included."""
 
-    def __init__(
-        self,
-        handlers: Handlers,
-        *,
-        concurrency: int,
-        prefetch: int,
-        grace: float,
-        name: str = "",
-        board: Board | None = None,
-        until_empty: bool = False,
-    ) -> None:
+    def __init__(self, handlers: Handlers, *, board: Board | None = None, **options: Any) -> None:
+        super().__init__(**options)
         self._handlers = handlers
-        self._grace = grace
         self._board = board
-        self._who = f"pid={os.getpid()} {name}".strip()
-        self._until_empty = until_empty
-        self._pace = Pace(concurrency, prefetch)
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._awake = False
-        self._stops = 0
-        self._deferred: deque[Job] = deque()
-        self._suspects: deque[Job] = deque()
-        self._stations: list[Station] = []
         self._executors: dict[bool, ThreadExecutor | AsyncExecutor] = {}
-        self._leave_by: float | None = None
         self._sweeper: Sweeper | None = None
-        self._server_clock: float | None = None
 
     # -- from anywhere ----------------------------------------------------------------------------------
 
@@ -69,7 +48,7 @@ class Loop:
 
     def stop(self) -> None:
         """First call: claim no more, finish within the grace. Second call: give everything back at once."""
-        self._stops += 1
+        self.stops += 1
         self._awake = True
         self._bell.put(None)
 
@@ -79,7 +58,7 @@ class Loop:
         """Work until stopped. True if every handler came back; False if one is stuck in its thread."""
         self._open()
         try:
-            while not self._finished():
+            while not self.is_over(at_work=self._at_work()):
                 self._turn()
         finally:
             clean = self._close()
@@ -87,98 +66,69 @@ class Loop:
 
     def _open(self) -> None:
         """Connect every queue first, so that what is wrong is said at once and nothing is half open."""
-        for index, (handler, queue) in enumerate(self._handlers):
+        for _, queue in self._handlers:
             queue.ping()
+        for index, (handler, queue) in enumerate(self._handlers):
             if handler.is_async not in self._executors:
                 kind = AsyncExecutor if handler.is_async else ThreadExecutor
-                self._executors[handler.is_async] = kind(self._pace, self._defer, self._board)
-            self._stations.append(Station(index, handler, queue, self._who, self.wake))
+                self._executors[handler.is_async] = kind(self.pace, self._defer, self._board)
+            self.stations.append(Station(index, handler, queue, self.who, self.wake))
         self._sweeper = Sweeper([queue for _, queue in self._handlers])
-        log.info("worker started: %s, concurrency %d",
-                 ", ".join(h.name for h, _ in self._handlers), self._pace.concurrency)  # fmt: skip
+        names = ", ".join(handler.name for handler, _ in self._handlers)
+        log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)
 
-    def _finished(self) -> bool:
-        """Whether to end now: all came back and all is settled, or the grace is over, or asked twice."""
-        if self._leave_by is None:
-            return False
-        at_work = any(not r.reported for e in self._executors.values() for r in list(e.running.values()))
-        owing = any(s.state.finished or s.state.unanswered for s in self._stations)
-        return self._stops >= 2 or clock() > self._leave_by or not (at_work or owing)
+    def _at_work(self) -> bool:
+        """Whether a handler runs that may still come back."""
+        return any(not r.reported for e in self._executors.values() for r in list(e.running.values()))
 
     # -- one turn ---------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         self._awake = False
+        if self.stop_requested():
+            self._give_back_waiting()
         now = clock()
-        if self._stops and self._leave_by is None:
-            self._begin_to_leave(now + self._grace)
-        free = self._free()
-        for station in self._stations:
-            if station.due_in(now, free=free > 0) == 0.0:
-                free -= self._trip(station, max(0, free))
+        for station in self.stations:
+            if station.due_in(now, station.engine.answered_at, free=self.free > 0) == 0.0:
+                self._trip(station)
         self._watch(now)
         self._sleep(now)
 
-    def _free(self) -> int:
-        if self._leave_by is not None or self._suspects:
-            return 0
-        return self._pace.capacity - sum(s.in_hand for s in self._stations)
-
-    def _trip(self, station: Station, free: int) -> int:
+    def _trip(self, station: Station) -> None:
         before = station.engine.answered_at
-        answer = station.trip(free)
+        answer = station.trip(self.free)
         if answer is None:
-            return 0
-        self._mind_the_gap(station, before, answer.server_ms / 1000)
+            return
+        if self._sweeper is not None:
+            if self.was_cut_off(station, before, answer.server_ms):
+                self._sweeper.hold(station.options.lease)
+            if answer.sweep:
+                self._sweeper.sweep(station.queue, answer.sweep)
         if self._board is not None:
             name, bell_id = station.state.name, station.engine.bell_id
             self._board.show_station(station.index, name, bell_id, station.engine.answered_at)
-        if answer.sweep and self._sweeper is not None:
-            self._sweeper.sweep(station.queue, answer.sweep)
-        jobs = [Job(station, message) for message in answer.messages]
-        while self._deferred and station.state.fresh(clock()):
-            jobs.insert(0, self._deferred.pop())
-        self._submit(jobs)
-        if self._until_empty and not answer.messages and not self._busy():
-            self._begin_to_leave(float("inf"))
-        return len(answer.messages)
+        self._submit([Job(station, message) for message in answer.messages])
+        if not answer.messages and self.is_empty() and self.begin_to_leave(float("inf")):
+            self.wake()
 
-    def _submit(self, jobs: list[Job]) -> None:
-        """Hand jobs to their executors; a suspect waits until nothing else is in hand in this process."""
-        if len(self._stations) > 1:
-            self._suspects.extend(job for job in jobs if job.message.suspect)
-            jobs = [job for job in jobs if not job.message.suspect]
-            if self._suspects and sum(s.in_hand for s in self._stations) == len(self._suspects):
-                jobs.append(self._suspects.popleft())
+    def _submit(self, fresh: list[Job[Station]]) -> None:
+        jobs = self.ready_jobs(fresh)
         for is_async, executor in self._executors.items():
             mine = [job for job in jobs if job.station.handler.is_async is is_async]
             if mine:
                 executor.submit(mine)
 
-    def _busy(self) -> bool:
-        return any(s.state.held or s.state.suspects_wait for s in self._stations)
-
-    def _defer(self, job: Job) -> None:
-        """The lease of this one is not certain enough to start on it: after the next trip."""
-        self._deferred.append(job)
+    def _defer(self, job: Job[Station]) -> None:
+        self.defer(job)
         self.wake()
 
-    def _mind_the_gap(self, station: Station, before: float, server: float) -> None:
-        """After an outage of ours, or a jump of the server's clock, others could not renew either."""
-        lease, now = station.queue.options.lease, clock()
-        offset = server - now
-        jumped = self._server_clock is not None and abs(offset - self._server_clock) > lease / 2
-        if self._sweeper is not None and (now - before > lease * 2 / 3 or jumped):
-            self._sweeper.hold(lease)
-        self._server_clock = offset
-
     def _sleep(self, now: float) -> None:
-        free = self._free() > 0
-        pause = min([1.0, *(s.due_in(now, free=free) for s in self._stations)])
+        free = self.free > 0
+        pause = min([1.0, *(s.due_in(now, s.engine.answered_at, free=free) for s in self.stations)])
         for executor in self._executors.values():
             if executor.nudge():
                 pause = min(pause, 0.002)
-        if self._deferred or self._suspects:
+        if self.holds_back:
             pause = min(pause, 0.05)
             self._submit([])
         if pause > 0 and not self._awake:
@@ -215,34 +165,24 @@ class Loop:
         running.failed = True
         error = TimeoutError(f"took longer than its timeout of {timeout} s")
         job.station.finish(settle_for(job.station.state, job.message, job.station.handler.retry, error, stack))
-        self._begin_to_leave(clock() + self._grace)
+        if self.retire():
+            self._give_back_waiting()
 
     # -- the end ----------------------------------------------------------------------------------------
 
-    def _begin_to_leave(self, by: float) -> None:
-        """Claim no more, give back what no handler has seen, and let the others finish until then."""
-        if self._leave_by is None:
-            self._leave_by = by
-            log.info("worker stops: claims no more, lets its handlers finish")
-            self._give_back_waiting()
-            self.wake()
-
     def _give_back_waiting(self) -> None:
+        """What no handler has seen goes back now, not after the grace."""
         waiting = [job for e in self._executors.values() for job in e.take_waiting()]
-        for job in [*waiting, *self._deferred, *self._suspects]:
-            job.station.release(job.message)
-        self._deferred.clear()
-        self._suspects.clear()
+        for job in [*waiting, *self.take_held_back()]:
+            job.station.give_back([job.message])
+        self.wake()
 
     def _close(self) -> bool:
         """Give back what is still held, in order, and say goodbye. True if no handler is stuck."""
         self._give_back_waiting()
         clean = not any(e.running for e in self._executors.values())
-        for station in self._stations:
-            held = {s.message.envelope.element for s in station.state.finished}
-            for message in list(station.state.held.values()):
-                if message.envelope.element not in held:
-                    station.release(message)
+        for station in self.stations:
+            station.give_back_all()
             self._flush(station)
             if station.close() and self._board is not None:
                 self._board.hide_station(station.index)

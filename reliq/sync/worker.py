@@ -12,11 +12,11 @@ from typing import Any
 
 from reliq import defaults
 from reliq.ack import Handler
-from reliq.errors import ConfigError
 from reliq.logging import log
 from reliq.sync.board import Board
 from reliq.sync.loop import Handlers, Loop
 from reliq.sync.queue import Queue
+from reliq.working import check_worker
 
 
 class Worker:
@@ -40,7 +40,7 @@ class Worker:
         name: str = "",
         until_empty: bool = False,
     ) -> None:
-        check(handlers, concurrency=concurrency, processes=processes, grace=grace, prefetch=prefetch)
+        check_worker(handlers, concurrency=concurrency, processes=processes, grace=grace, prefetch=prefetch)
         self._handlers: Handlers = [(handler, own_queue(handler.queue)) for handler in handlers]
         self._processes = processes
         self._grace = grace
@@ -57,7 +57,7 @@ class Worker:
         self._stop: Callable[[], None] = self._stopped.set
 
     def _make(self, board: Board | None) -> Loop:
-        return Loop(self._handlers, board=board, **self._loop_options)  # type: ignore[arg-type]
+        return Loop(self._handlers, board=board, **self._loop_options)
 
     def run(self) -> None:
         """Work until ``stop()``, SIGTERM or SIGINT. Raises at once if a queue cannot be reached."""
@@ -88,30 +88,6 @@ class Worker:
         """Stop claiming and finish within the grace; a second call gives everything back at once."""
         self._stopped.set()
         self._stop()
-
-
-def check(handlers: tuple[Any, ...], *, concurrency: int, processes: int, grace: float, prefetch: int) -> None:
-    """Check a worker's arguments; ConfigError says what is wrong."""
-    if not handlers:
-        raise ConfigError("Worker(): give it at least one handler, made with @q.ack")
-    for handler in handlers:
-        if not isinstance(handler, Handler):
-            raise ConfigError(f"Worker({handler!r}): not a handler; decorate the function with @q.ack")
-    names = [handler.queue.name for handler in handlers]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ConfigError(
-            f"Worker(): several handlers for queue {', '.join(sorted(twice))}; one queue, one handler"
-        )
-    for label, value, least in (
-        ("concurrency", concurrency, 1),
-        ("processes", processes, 1),
-        ("prefetch", prefetch, 0),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"Worker({label}={value!r}): a whole number, at least {least}")
-    if not isinstance(grace, int | float) or grace < 0:
-        raise ConfigError(f"Worker(grace={grace!r}): seconds, not negative")
 
 
 def own_queue(queue: Any) -> Queue:

@@ -1,0 +1,217 @@
+"""What the loop of a worker decides: which queue is due for a trip, how much to claim, when to end.
+
+The same in both shells; no I/O and no waiting in here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Final, Generic, TypeVar
+
+from reliq.ack import Handler
+from reliq.core.consumer import Answer, ConsumerState, Message
+from reliq.core.pace import Pace
+from reliq.core.retry import backoff
+from reliq.errors import ConfigError
+from reliq.logging import log
+from reliq.model import QueueOptions, clock
+
+#: While anything is in hand, a trip at least so often, seconds.
+_SILENCE: Final = 1.0
+#: How often to look whether suspects can be taken, seconds.
+_SUSPECTS: Final = 0.25
+
+
+class Stationed:
+    """One queue of a worker process: its handler, its consumer's state, and when it is due for a trip."""
+
+    def __init__(
+        self, index: int, handler: Handler[..., Any], options: QueueOptions, state: ConsumerState
+    ) -> None:
+        self.index = index
+        self.handler = handler
+        self.options = options
+        self.state = state
+        self._rang = False
+        self._more = True
+        self._due_at: float | None = None
+        self._failures = 0
+        self._again_at = 0.0
+
+    @property
+    def in_hand(self) -> int:
+        """Messages claimed and not yet finished by a handler."""
+        return max(0, len(self.state.held) - len(self.state.finished))
+
+    def due_in(self, now: float, answered_at: float, *, free: bool) -> float:
+        """Seconds until this queue needs a trip (0: now); ``free``: there are slots to claim for."""
+        state = self.state
+        waits = [state.renew_in(now)]
+        if self._rang or state.finished or state.unanswered or (free and self._more):
+            waits.append(0.0)
+        if state.held:
+            waits.append(answered_at + _SILENCE - now)
+        if self._due_at is not None and free:
+            waits.append(self._due_at - now)
+        return max(0.0, min(waits), self._again_at - now)
+
+    def failed(self) -> None:
+        """Redis does not answer: the next trip after a pause."""
+        self._failures += 1
+        self._again_at = clock() + backoff(self._failures)
+
+    def noted(self, answer: Answer, want: int) -> float | None:
+        """Remember what a trip that asked for ``want`` says about the next one. Returns for how many seconds
+        to wait for the bell, or None if that makes no sense now."""
+        self._failures, self._again_at = 0, 0.0
+        self._due_at = None if answer.due_in is None else clock() + answer.due_in
+        suspects = self.state.suspects_wait
+        self._more = 0 < want <= len(answer.messages) or (suspects and not self.state.held)
+        if suspects and self.state.held:
+            self._due_at = clock() + _SUSPECTS
+        if want == 0 or self._more or suspects:
+            return None
+        block = self.options.block
+        # BLMOVE takes 0 as for ever, so never less than 10 ms.
+        return block if self._due_at is None else min(block, max(0.01, self._due_at - clock()))
+
+    def give_back(self, messages: Iterable[Message]) -> None:
+        """Put back what no handler has seen."""
+        self.state.finished.extend(self.state.release(message) for message in messages)
+
+    def give_back_all(self) -> None:
+        """Put back whatever is held and not settled, in order."""
+        settling = {s.message.envelope.element for s in list(self.state.finished)}
+        held = list(self.state.held.items())
+        self.give_back(message for element, message in held if element not in settling)
+
+
+S = TypeVar("S", bound=Stationed)
+
+
+class Job(Generic[S]):
+    """A message on its way to a handler."""
+
+    __slots__ = ("message", "station")
+
+    def __init__(self, station: S, message: Message) -> None:
+        self.station = station
+        self.message = message
+
+
+class Working(Generic[S]):
+    """Counts slots over all queues of the process, holds back what must wait, and knows when to end."""
+
+    def __init__(
+        self, *, concurrency: int, prefetch: int, grace: float, name: str = "", until_empty: bool = False
+    ) -> None:
+        self.pace = Pace(concurrency, prefetch)
+        self.stations: list[S] = []
+        self.who = f"pid={os.getpid()} {name}".strip()
+        self.leave_by: float | None = None
+        self.stops = 0
+        self._grace = grace
+        self._until_empty = until_empty
+        self._deferred: deque[Job[S]] = deque()
+        self._suspects: deque[Job[S]] = deque()
+        self._server_clock: float | None = None
+
+    @property
+    def free(self) -> int:
+        """Slots to claim for."""
+        if self.leave_by is not None or self._suspects:
+            return 0
+        return max(0, self.pace.capacity - self.in_hand)
+
+    @property
+    def in_hand(self) -> int:
+        """Messages of all queues that are claimed and not finished."""
+        return sum(station.in_hand for station in self.stations)
+
+    def defer(self, job: Job[S]) -> None:
+        """The lease of this one is not certain enough to start on it: after the next trip."""
+        self._deferred.append(job)
+
+    def ready_jobs(self, fresh: list[Job[S]]) -> list[Job[S]]:
+        """What may start now, in order: deferred ones whose lease is certain again, then fresh ones. With
+        several queues, a suspect waits here until nothing else is in hand in this process, or a lease."""
+        jobs = [self._deferred.popleft() for _ in range(len(self._deferred))] + fresh
+        if len(self.stations) > 1:
+            self._suspects.extend(job for job in jobs if job.message.suspect)
+            jobs = [job for job in jobs if not job.message.suspect]
+            if self._suspects and self.in_hand == len(self._suspects):
+                jobs.append(self._suspects.popleft())
+        return jobs
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether jobs wait for something else than a slot."""
+        return bool(self._deferred or self._suspects)
+
+    def take_held_back(self) -> list[Job[S]]:
+        """These are not run any more."""
+        jobs = [*self._deferred, *self._suspects]
+        self._deferred.clear()
+        self._suspects.clear()
+        return jobs
+
+    def was_cut_off(self, station: S, before: float, server_ms: int) -> bool:
+        """Whether after this trip others may not have been able to renew either: we were out of touch since
+        ``before``, or the server's clock has jumped. Then nothing is reaped by lease for one lease."""
+        lease, now = station.options.lease, clock()
+        offset = server_ms / 1000 - now
+        jumped = self._server_clock is not None and abs(offset - self._server_clock) > lease / 2
+        self._server_clock = offset
+        return jumped or now - before > lease * 2 / 3
+
+    def is_empty(self) -> bool:
+        """Whether ``until_empty`` may end: nothing in hand and nothing that waits."""
+        return self._until_empty and not any(s.state.held or s.state.suspects_wait for s in self.stations)
+
+    def stop_requested(self) -> bool:
+        """Begin to leave if that was asked for since; True at that moment."""
+        return bool(self.stops) and self.begin_to_leave(clock() + self._grace)
+
+    def retire(self) -> bool:
+        """Leave because a handler here is stuck; the supervisor starts another process."""
+        return self.begin_to_leave(clock() + self._grace)
+
+    def begin_to_leave(self, by: float) -> bool:
+        """Claim no more and let handlers finish until then; True the first time."""
+        if self.leave_by is not None:
+            return False
+        self.leave_by = by
+        log.info("worker stops: claims no more, lets its handlers finish")
+        return True
+
+    def is_over(self, *, at_work: bool) -> bool:
+        """Whether to end now: all came back and all is settled, or the grace is over, or asked twice."""
+        if self.leave_by is None:
+            return False
+        owing = any(s.state.finished or s.state.unanswered for s in self.stations)
+        return self.stops >= 2 or clock() > self.leave_by or not (at_work or owing)
+
+
+def check_worker(
+    handlers: tuple[Any, ...], *, concurrency: int, processes: int, grace: float, prefetch: int
+) -> None:
+    """Check a worker's arguments; ConfigError says what is wrong."""
+    if not handlers:
+        raise ConfigError("Worker(): give it at least one handler, made with @q.ack")
+    for handler in handlers:
+        if not isinstance(handler, Handler):
+            raise ConfigError(f"Worker({handler!r}): not a handler; decorate the function with @q.ack")
+    names = [handler.queue.name for handler in handlers]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ConfigError(
+            f"Worker(): several handlers for queue {', '.join(sorted(twice))}; one queue, one handler"
+        )
+    limits = (("concurrency", concurrency, 1), ("processes", processes, 1), ("prefetch", prefetch, 0))
+    for label, value, least in limits:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"Worker({label}={value!r}): a whole number, at least {least}")
+    if isinstance(grace, bool) or not isinstance(grace, int | float) or grace < 0:
+        raise ConfigError(f"Worker(grace={grace!r}): seconds, not negative")
