@@ -12,7 +12,7 @@ local function whole(e)
 end
 
 -- Up to so many elements of a list, from its right end, and up to so many bytes; a first one that is larger
--- comes alone. Reads in pages, so that large elements behind small ones are not read in vain.
+-- comes alone. Reads in small pages, so that large elements behind small ones are not read in vain.
 local function from_right(list, most, budget)
   local seen, bytes, largest, step = {}, 0, 1, 1
   while #seen < most do
@@ -28,7 +28,7 @@ local function from_right(list, most, budget)
     if #page < step then
       return seen
     end
-    step = math.min(most - #seen, 64, math.max(1, math.floor((budget - bytes) / largest)))
+    step = math.min(most - #seen, #seen * 2, 16, math.max(1, math.floor((budget - bytes) / largest)))
   end
   return seen
 end

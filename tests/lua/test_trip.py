@@ -1,0 +1,384 @@
+"""trip.lua alone: every reply, its repeat, late settles, claims, suspects, promotion."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+import msgpack
+import pytest
+
+from reliq.core import envelope as env
+from reliq.core import ops
+from tests.lua.lab import BELL, PART, Lab, element, number_of
+
+STATUS, NOW, EPOCH, LATE, WHOLE, SUSPECTS, OTHERS, DUE, SWEEP, ELEMENTS = range(10)
+
+
+def numbers(elements: list[bytes]) -> list[int]:
+    return [number_of(e) for e in elements]
+
+
+# -- numbers of trips ---------------------------------------------------------------------------------------
+
+
+def test_first_trip_of_an_idle_queue(lab: Lab) -> None:
+    """The first trip registers the consumer with a lease by the server's clock, and finds nothing."""
+    reply = lab.trip("a", 1, want=5, epoch="", who="host 1", server="run1")
+    assert reply[:8] == [b"ok", reply[NOW], b"0", [], 1, 0, -1, -1]
+    assert reply[ELEMENTS] == []
+    assert abs(reply[NOW] - lab.now()) < 1000
+    assert lab.client.zscore(lab.keys.consumers, "a") == reply[NOW] + 15_000
+    session = lab.client.hgetall(lab.keys.session("a"))
+    assert session[b"who"] == b"host 1"
+    assert session[b"lease"] == b"15000"
+    assert lab.client.hmget(lab.keys.stats, "server", "server_since") == [b"run1", b"%d" % reply[NOW]]
+
+
+def test_server_since_is_kept(lab: Lab) -> None:
+    """A reconnect to the same server does not count as a restart."""
+    first = lab.trip("a", 1, server="run1")[NOW]
+    lab.trip("a", 2, server="run1")
+    lab.trip("a", 3)
+    assert int(lab.client.hget(lab.keys.stats, "server_since")) == first
+    second = lab.trip("a", 4, server="run2")[NOW]
+    assert int(lab.client.hget(lab.keys.stats, "server_since")) == second
+
+
+def test_repeat_changes_nothing(lab: Lab) -> None:
+    """The last trip again gives the same verdicts and the whole processing list, and only renews the lease."""
+    e = [element(n) for n in range(4)]
+    lab.push(*e)
+    lab.trip("a", 1, want=2)
+    command = lab.trip_command("a", 2, want=1, in_hand=2, acks=[element(99), e[0]])
+    first = lab.reply(command)
+    assert (first[STATUS], first[LATE], first[WHOLE], first[ELEMENTS]) == (b"ok", [0], 0, [e[2]])
+    lab.expire("a")
+    before = lab.snapshot()
+    for _ in range(2):
+        again = lab.reply(command)
+        assert (again[STATUS], again[LATE], again[WHOLE], again[ELEMENTS]) == (b"again", [0], 1, e[1:3])
+    after = lab.snapshot()
+    assert after.pop(lab.keys.consumers.encode()) != before.pop(lab.keys.consumers.encode())
+    assert after == before
+
+
+def test_older_trip_is_stale(lab: Lab) -> None:
+    """A ghost of an earlier trip changes nothing at all."""
+    e = [element(n) for n in range(3)]
+    lab.push(*e)
+    old = lab.trip_command("a", 1, want=1)
+    lab.reply(old)
+    lab.trip("a", 2, want=1, in_hand=1)
+    before = lab.snapshot()
+    reply = lab.reply(old)
+    assert (reply[STATUS], reply[ELEMENTS]) == (b"stale", [])
+    assert lab.snapshot() == before
+
+
+def test_dead_name(lab: Lab) -> None:
+    """A name that was declared dead settles, claims and renews nothing."""
+    lab.push(element(1), element(2))
+    lab.trip("a", 1, want=1)
+    lab.reap("a")
+    before = lab.snapshot()
+    reply = lab.trip("a", 2, want=5, in_hand=1, acks=[element(1)])
+    assert (reply[STATUS], reply[ELEMENTS]) == (b"dead", [])
+    assert lab.snapshot() == before
+
+
+# -- settles ------------------------------------------------------------------------------------------------
+
+
+def test_settles(lab: Lab) -> None:
+    """Each verb takes the message out of the processing list and puts it where it belongs."""
+    e = [element(n) for n in range(6)]
+    back = [element(n, returns=1) for n in range(6)]
+    lab.push(*e)
+    lab.trip("a", 1, want=6)
+    reply = lab.trip(
+        "a", 2, in_hand=6, acks=[e[0], e[1]],
+        settles=[
+            ("retry", e[2], back[2], 60_000),
+            ("bury", e[3], env.join_note({"cause": "X"}, back[3]), "X"),
+            ("release", e[5], back[5], ""),
+            ("release", e[4], back[4], ""),
+        ],
+    )  # fmt: skip
+    assert (reply[LATE], reply[WHOLE], reply[ELEMENTS]) == ([], 0, [])
+    assert lab.doing("a") == []
+    assert lab.ready == [back[4], back[5]]
+    assert lab.later == [back[2]]
+    assert lab.client.zscore(lab.keys.later, back[2]) == reply[NOW] + 60_000
+    assert lab.dead == [({"cause": "X"}, back[3])]
+    counts = lab.client.hgetall(lab.keys.stats)
+    assert [int(counts[k]) for k in (b"ack", b"retry", b"bury", b"release")] == [2, 1, 1, 2]
+    ids = [env.unpack(x).id.hex() for x in e]
+    assert lab.events() == [
+        ("retry", ids[2], "60000"), ("bury", ids[3], "X"), ("release", ids[5], ""), ("release", ids[4], ""),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["ack", "retry", "bury", "release"])
+def test_late_settle_is_refused(lab: Lab, verb: str) -> None:
+    """What is no longer in the processing list cannot be settled: nothing is written but the ledger."""
+    e, other = element(1), element(2)
+    lab.push(e, other)
+    lab.trip("a", 1, want=2)
+    lab.client.lrem(lab.keys.doing("a"), 1, e)
+    settles = {"acks": [e]} if verb == "ack" else {"settles": [(verb, e, element(1, returns=1), "7")]}
+    reply = lab.trip("a", 2, in_hand=2, **settles)
+    assert (reply[LATE], reply[WHOLE], reply[ELEMENTS]) == ([0], 1, [other])
+    assert (lab.ready, lab.later, lab.dead) == ([], [], [])
+    assert lab.events() == [("late", env.unpack(e).id.hex(), verb)]
+    assert lab.client.hget(lab.keys.stats, verb) is None
+
+
+def test_late_indexes_count_over_acks_and_settles(lab: Lab) -> None:
+    """Late settles are named by their place among all settles of the trip."""
+    e = [element(n) for n in range(4)]
+    lab.push(*e[:2])
+    lab.trip("a", 1, want=4)
+    reply = lab.trip(
+        "a", 2, in_hand=2, acks=[e[0], e[2]],
+        settles=[("release", e[3], e[3], ""), ("release", e[1], element(1, returns=1), "")],
+    )  # fmt: skip
+    assert reply[LATE] == [1, 2]
+
+
+def test_settle_twice_in_one_trip(lab: Lab) -> None:
+    """The second settle of one message is late."""
+    e = element(1)
+    lab.push(e)
+    lab.trip("a", 1, want=1)
+    reply = lab.trip("a", 2, in_hand=1, acks=[e, e], settles=[("release", e, element(1, returns=1), "")])
+    assert reply[LATE] == [1, 2]
+    assert lab.ready == []
+
+
+# -- reconciling --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("epoch", "in_hand", "whole"), [("0", 1, 0), ("0", 2, 1), ("0", 0, 1), ("1", 1, 1)])
+def test_belief_is_checked(lab: Lab, epoch: str, in_hand: int, whole: int) -> None:
+    """If length or epoch are not what the consumer believes, it gets the whole list."""
+    lab.push(element(1), element(2))
+    lab.trip("a", 1, want=1)
+    reply = lab.trip("a", 2, want=1, epoch=epoch, in_hand=in_hand)
+    assert (reply[WHOLE], numbers(reply[ELEMENTS])) == (whole, [1, 2] if whole else [2])
+
+
+def test_epoch_after_a_reap(lab: Lab) -> None:
+    """A reap changes the epoch that trips return."""
+    lab.push(element(1))
+    lab.trip("a", 1, want=1)
+    lab.expire("a")
+    assert lab.reap("a", dead=False).returned == 1
+    reply = lab.trip("a", 2, want=1, in_hand=1)
+    assert (reply[EPOCH], reply[WHOLE]) == (b"1", 1)
+    assert lab.trip("a", 3, epoch="1", in_hand=1)[WHOLE] == 0
+
+
+# -- claims -------------------------------------------------------------------------------------------------
+
+
+def test_claims_the_oldest(lab: Lab) -> None:
+    """Claims come from the right end, no more than there are slots, and stand in the list in that order."""
+    lab.push(*(element(n) for n in range(5)))
+    assert lab.trip("a", 1, want=0)[ELEMENTS] == []
+    assert numbers(lab.trip("a", 2, want=3)[ELEMENTS]) == [0, 1, 2]
+    assert numbers(lab.doing("a")) == [0, 1, 2]
+    assert numbers(lab.ready) == [3, 4]
+
+
+def test_inbox_goes_through_the_head(lab: Lab) -> None:
+    """What BLMOVE brought is claimed first, in order, even what there is no slot for stays in order."""
+    lab.push(*(element(n) for n in range(5)))
+    lab.bell("a")
+    lab.bell("a")
+    reply = lab.trip("a", 1, want=1)
+    assert numbers(reply[ELEMENTS]) == [0]
+    assert numbers(lab.ready) == [1, 2, 3, 4]
+    assert lab.inbox("a") == []
+
+
+def test_bell_is_dropped(lab: Lab) -> None:
+    """The wake-up of a delayed put is no message, wherever it stands."""
+    lab.push(BELL, element(1), BELL, element(2), BELL)
+    lab.bell("a")
+    first = lab.trip("a", 1, want=3)
+    second = lab.trip("a", 2, want=3, in_hand=len(first[ELEMENTS]))
+    assert numbers(first[ELEMENTS] + second[ELEMENTS]) == [1, 2]
+    assert lab.ready == []
+
+
+def test_raw_elements_are_wrapped(lab: Lab) -> None:
+    """A foreign body gets an envelope in the processing list: its own id each, also for equal bodies."""
+    lab.push(b"1", b"1", b"", b"\x00\xff")
+    reply = lab.trip("a", 1, want=4)
+    found = [env.unpack(e) for e in reply[ELEMENTS]]
+    assert [f.body for f in found] == [b"1", b"1", b"", b"\x00\xff"]
+    assert lab.doing("a") == reply[ELEMENTS]
+    assert len({f.id for f in found}) == 4
+    for place, f in enumerate(found, 1):
+        assert env.id_ms(f.id) == reply[NOW]
+        assert f.id == env.uuid7(reply[NOW], hashlib.sha1(b"a:1:%d" % place).digest()[:10])
+        assert (f.meta, f.returns, f.deliveries) == ({"r": True}, 0, 1)
+        assert f.element == env.pack(f.id, f.body, {"r": True})
+
+
+def test_envelopes_are_left_as_they_are(lab: Lab) -> None:
+    """Complete envelopes of any version, length or meta pass unchanged; damaged ones are raw bodies."""
+    good = element(1, returns=5, failed=2)
+    future = good[:4] + b"\x02" + good[5:]
+    wrong_length = good[:8] + bytes([good[8] ^ 1]) + good[9:]
+    bad_meta = env.pack(bytes(16), b"", {"x": 1}).replace(b"\x81\xa1x\x01", b"\xc1\xa1x\x01")
+    bad_meta = bad_meta[:9] + env.checksum(bad_meta[23:]) + bad_meta[13:]
+    damaged = good[:-1] + bytes([good[-1] ^ 1])
+    raws = [damaged, good[:-1], good[:39], env.MAGIC, b"\xc1"]
+    lab.push(good, future, wrong_length, bad_meta, *raws)
+    found = lab.trip("a", 1, want=20)[ELEMENTS]
+    assert found[:4] == [good, future, wrong_length, bad_meta]
+    assert [env.unpack(e).body for e in found[4:]] == raws
+    assert all(env.unpack(e).meta == {"r": True} for e in found[4:])
+
+
+# -- bounds -------------------------------------------------------------------------------------------------
+
+
+def test_claim_is_bounded_by_bytes(lab: Lab) -> None:
+    """A thousand messages of 10 kB come in parts of at most 256 kB, in order, none twice."""
+    lab.push(*(element(n, bytes(10_000) + b"%06d" % n) for n in range(1000)))
+    claimed: list[bytes] = []
+    trip = 0
+    while lab.client.llen(lab.keys.ready):
+        trip += 1
+        part = lab.trip("a", trip, want=1000, in_hand=len(claimed))[ELEMENTS]
+        assert len(part) > 20 or not lab.client.llen(lab.keys.ready)
+        assert sum(map(len, part)) <= PART
+        claimed += part
+    assert [int(msgpack.unpackb(env.unpack(e).body)[-6:]) for e in claimed] == list(range(1000))
+
+
+def test_huge_element_comes_alone(lab: Lab) -> None:
+    """One message over the limit is claimed, with nothing beside it."""
+    huge = element(1, bytes(3 * PART))
+    lab.push(element(0), huge, element(2))
+    assert numbers(lab.trip("a", 1, want=5)[ELEMENTS]) == [0]
+    assert lab.trip("a", 2, want=5, in_hand=1)[ELEMENTS] == [huge]
+    assert numbers(lab.trip("a", 3, want=5, in_hand=2)[ELEMENTS]) == [2]
+
+
+def test_large_elements_behind_small_ones_are_not_read_in_vain(lab: Lab) -> None:
+    """A small head does not make a trip read all that stands behind it: a few ms, not a second."""
+    lab.push(b"1", *[bytes(1_000_000)] * 200)
+    lab.trip("a", 1)
+    started = time.perf_counter()
+    reply = lab.trip("a", 2, want=1000)
+    assert time.perf_counter() - started < 0.1
+    assert len(reply[ELEMENTS]) == 1
+
+
+# -- suspects -----------------------------------------------------------------------------------------------
+
+
+def suspect(number: int) -> bytes:
+    return element(number, returns=1, lost=1)
+
+
+def test_suspect_waits_for_empty_hands(lab: Lab) -> None:
+    """In mode 'alone' nothing is claimed past a suspect while something is in hand."""
+    lab.push(element(1), suspect(2), element(3))
+    first = lab.trip("a", 1, want=3)
+    assert (numbers(first[ELEMENTS]), first[SUSPECTS], first[OTHERS]) == ([1], 1, 0)
+    second = lab.trip("a", 2, want=3, in_hand=1)
+    assert (second[ELEMENTS], second[SUSPECTS]) == ([], 1)
+    third = lab.trip("a", 3, want=3, in_hand=1, acks=[element(1)])
+    assert (numbers(third[ELEMENTS]), third[SUSPECTS], third[OTHERS]) == ([2], 0, -1)
+    assert numbers(lab.ready) == [3]
+
+
+def test_suspects_are_declined_in_order(lab: Lab) -> None:
+    """In mode 'decline' suspects stay at the head, as they were, and what is behind them is claimed."""
+    lab.trip("b", 1)
+    lab.push(suspect(1), element(2), suspect(3), suspect(4), element(5), element(6))
+    reply = lab.trip("a", 1, want=2, mode="decline")
+    assert (numbers(reply[ELEMENTS]), reply[SUSPECTS], reply[OTHERS]) == ([2, 5], 1, 1)
+    assert lab.ready == [suspect(1), suspect(3), suspect(4), element(6)]
+
+
+def test_suspect_beside_others(lab: Lab) -> None:
+    """In mode 'beside' one suspect is taken beside what is in hand, and nothing beside it in that trip."""
+    lab.push(element(1), suspect(2), suspect(3), element(4))
+    lab.trip("a", 1, want=1)
+    reply = lab.trip("a", 2, want=3, in_hand=1, mode="beside")
+    assert numbers(reply[ELEMENTS]) == [2]
+    assert lab.ready == [suspect(3), element(4)]
+
+
+# -- later --------------------------------------------------------------------------------------------------
+
+
+def test_due_messages_go_behind(lab: Lab) -> None:
+    """What is due is promoted, soonest first, behind what waits already."""
+    now = lab.now()
+    lab.client.zadd(lab.keys.later, {element(n): now - 100 + n for n in (3, 2, 4)})
+    lab.client.zadd(lab.keys.later, {element(9): now + 60_000})
+    lab.push(element(1))
+    reply = lab.trip("a", 1, want=2)
+    assert numbers(reply[ELEMENTS]) == [1, 2]
+    assert numbers(lab.ready) == [3, 4]
+    assert numbers(lab.later) == [9]
+    assert 59_000 < reply[DUE] <= 60_000
+
+
+def test_promotion_is_bounded(lab: Lab) -> None:
+    """No more than so many and so many bytes are promoted at once; then more is due at once."""
+    now = lab.now()
+    lab.client.zadd(lab.keys.later, {element(n): now - 1000 + n for n in range(250)})
+    reply = lab.trip("a", 1)
+    assert (numbers(lab.ready), reply[DUE]) == (list(range(100)), 0)
+    lab.client.delete(lab.keys.ready, lab.keys.later)
+    large = {element(n, bytes(100_000)): now - 1000 + n for n in range(5)}
+    lab.client.zadd(lab.keys.later, {**large, element(9, bytes(2 * PART)): now - 2000})
+    assert [lab.trip("a", n) and len(lab.ready) for n in (2, 3, 4, 5)] == [1, 3, 5, 6]
+    assert len(lab.later) == 0
+
+
+def test_a_retry_without_delay_is_due_at_once(lab: Lab) -> None:
+    """A retry in no time comes back in the same trip, behind the others."""
+    lab.push(element(1), element(2))
+    lab.trip("a", 1, want=1)
+    back = element(1, returns=1, failed=1)
+    reply = lab.trip("a", 2, want=2, in_hand=1, settles=[("retry", element(1), back, 0)])
+    assert reply[ELEMENTS] == [element(2), back]
+
+
+def test_due_in_counts_the_leases_of_others(lab: Lab) -> None:
+    """An idle consumer sleeps no longer than until somebody else's lease may end."""
+    assert lab.trip("a", 1)[DUE] == -1
+    lab.client.zadd(lab.keys.consumers, {"b": lab.now() + 5000})
+    assert 4000 < lab.trip("a", 2)[DUE] <= 5001
+
+
+# -- sweeping -----------------------------------------------------------------------------------------------
+
+
+def test_one_consumer_a_second_sweeps(lab: Lab) -> None:
+    """The duty to sweep is given to one consumer at a time: recent leases often, everything seldom."""
+    assert lab.trip("a", 1)[SWEEP] == 2
+    assert lab.trip("b", 1)[SWEEP] == 0
+    lab.expire("c", ago=10)
+    assert [lab.trip("a", 2)[SWEEP], lab.trip("b", 2)[SWEEP]] == [1, 0]
+    lab.client.hset(lab.keys.stats, mapping={"sweep_at": 1})
+    assert lab.trip("b", 3)[SWEEP] == 1
+    lab.client.hset(lab.keys.stats, mapping={"sweep_at": 1, "full_sweep_at": 1})
+    assert [lab.trip("a", 3)[SWEEP], lab.trip("b", 4)[SWEEP]] == [2, 1]
+
+
+def test_producers_need_no_trip(lab: Lab) -> None:
+    """Delayed puts are claimed when due, without anybody else's help."""
+    lab.put(element(1), due=ops.Due("at", lab.now() - 1))
+    reply: Any = lab.trip("a", 1, want=1)
+    assert numbers(reply[ELEMENTS]) == [1]
