@@ -10,7 +10,9 @@ from contextlib import suppress
 from typing import Final
 
 from reliq.core.consumer import RELEASE, Answer, ConsumerState, Message, Settle
+from reliq.core.flows import ReapReport
 from reliq.errors import ConfigError, ConsumerClosed, OutcomeUnknown
+from reliq.logging import log
 from reliq.model import QueueOptions, clock
 
 #: Seconds of silence after which a keeper makes a trip while anything is in hand.
@@ -32,8 +34,9 @@ class Claiming:
         self._buffer: deque[Message] = deque()
         self._failures = 0
         self._due_in: float | None = None
-        self._sweep = 0
-        self._asked_at = clock()
+        self._duty = 0
+        self._noted_at = self._asked_at = clock()
+        self._hold_until = 0.0
 
     @property
     def name(self) -> str:
@@ -53,7 +56,11 @@ class Claiming:
         self._failures = 0
         self._buffer.extend(answer.messages)
         self._due_in = answer.due_in
-        self._sweep = max(self._sweep, answer.sweep)
+        self._duty = max(self._duty, answer.sweep)
+        now = clock()
+        if now - self._noted_at > self.state.lease * 2 / 3:
+            self._hold_until = now + self.state.lease
+        self._noted_at = now
 
     def _pop(self, n: int) -> list[Message]:
         """Up to ``n`` messages to hand over now: none unless the lease is certain enough to start on them."""
@@ -119,10 +126,15 @@ class Claiming:
         now = clock()
         return (self._busy and now - answered_at > _SILENCE) or self.state.renew_in(now) <= 0
 
-    def _takes_sweep(self) -> int:
-        """Whether the server has given this consumer the duty to reap those whose lease is over."""
-        due, self._sweep = self._sweep, 0
-        return due
+    def _takes_duty(self) -> int:
+        """What the server has asked this consumer to reap, see Reaper.on_duty. Nothing after we were cut off:
+        then others may not have been able to renew either, for one lease."""
+        duty, self._duty = self._duty, 0
+        return duty if clock() > self._hold_until else 0
+
+    def _reaped(self, report: ReapReport) -> None:
+        if report.returned or report.buried or report.errors:
+            log.warning("reaped: %s", report)
 
     def _return_unasked(self) -> None:
         """Give back what was claimed ahead if nobody handles anything here and nobody asks for it."""

@@ -25,7 +25,7 @@ from reliq.core.command import Command, Flow
 from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
 
 if sys.version_info >= (3, 11, 3):
-    from asyncio import timeout as time_limit
+    from asyncio import timeout as time_limit  # type: ignore[attr-defined, unused-ignore]  # mypy takes 3.10
 else:  # redis-py brings it for these versions
     from async_timeout import timeout as time_limit  # type: ignore[import-not-found, unused-ignore]
 

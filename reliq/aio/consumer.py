@@ -45,6 +45,7 @@ class Consumer(Claiming):
         self._waiting = 0
         self._wake = asyncio.Event()
         self._poked = False
+        self._reaper = Reaper(queue, scan_steps=0)
         self._closed = False
 
     async def claim(self, n: int = 1, *, timeout: float | None = None) -> list[Lease]:
@@ -81,7 +82,7 @@ class Consumer(Claiming):
             self._noted(await self._engine.trip(want))
         except (Unavailable, OutcomeUnknown):
             self._failures += 1
-            await asyncio.sleep(backoff(self._failures))
+            await asyncio.sleep(backoff(self._failures, most=min(5.0, self._options.lease / 4)))
         except asyncio.CancelledError:
             self._poke()  # it may have claimed: the keeper repeats it and learns what
             raise
@@ -121,7 +122,7 @@ class Consumer(Claiming):
         while settle.accepted is None:
             async with self._settling:
                 if settle.accepted is None and clock() <= deadline:
-                    await self._trip(self._ahead())
+                    await self._trip(self._ahead(settle))
             if settle.accepted is None and clock() > deadline:
                 raise self._unconfirmed(settle)
         return settle.accepted
@@ -171,8 +172,10 @@ class Consumer(Claiming):
         try:
             if poked or self._trip_due(self._engine.answered_at):
                 await self._trip(0)
-            if self._takes_sweep():
-                await Reaper(self._queue, scan_steps=0).reap(self._queue)
+            duty = self._takes_duty()
+            if duty:
+                report = await self._reaper.on_duty(self._queue, duty)
+                self._reaped(report)
         except ReliqError as error:
             log.error("queue %r: %s", self._queue.name, error)
 
@@ -229,6 +232,7 @@ class Consumer(Claiming):
         while (self.state.finished or self.state.unanswered) and clock() < deadline:
             try:
                 await self._engine.trip(0)
+                self._give_back()  # the answer of an earlier trip may have brought more
             except ReliqError as error:
                 log.warning("queue %r: closing: %s", self._queue.name, error)
                 await asyncio.sleep(0.05)

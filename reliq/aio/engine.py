@@ -85,14 +85,17 @@ class Engine(Tripping):
                 return False
         return True
 
-    async def leave(self, *, bell_ended: bool) -> None:
-        """Say goodbye; if Redis does not answer, the lease ends by itself and a reaper sees to the rest."""
+    async def leave(self, *, bell_ended: bool) -> bool:
+        """Say goodbye; True if nothing of us is left. If Redis does not answer, the lease ends by itself and
+        a reaper sees to the rest."""
         async with self._lock:
             try:
                 link = await self._link()
-                await link.run(ops.leave(self.state.keys, self.state.name, bell_ended=bell_ended))
+                goodbye = ops.leave(self.state.keys, self.state.name, bell_ended=bell_ended)
+                return bool(await link.run(goodbye))
             except ReliqError as error:
                 log.warning("queue %r: could not say goodbye: %s", self.queue.name, error)
+                return False
             finally:
                 await self.aclose()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from reliq.aio.queue import Queue
-from reliq.core import flows
+from reliq.core import flows, ops
 from reliq.core.flows import ReapReport
 from reliq.errors import OutcomeUnknown, Unavailable
 from reliq.logging import log
@@ -35,12 +35,15 @@ class Reaper:
                 total.add(await self.scan(queue, self._scan_steps))
         return total
 
-    async def reap(self, queue: Queue) -> ReapReport:
-        """One pass over one queue's expired consumers; one round trip if there are none."""
+    async def reap(self, queue: Queue, *, recent: float | None = None) -> ReapReport:
+        """One pass over one queue's expired consumers; one round trip if there are none.
+
+        ``recent``: only those whose lease ended in the last so many seconds.
+        """
         options, started = queue.options, clock()
         server = (await queue.links.server()).run_id
         flow = flows.reap_expired_g(
-            options.keys, lease=options.lease, server=server, max_losses=options.max_losses
+            options.keys, lease=options.lease, server=server, max_losses=options.max_losses, recent=recent
         )
         report = await queue.links.flow(flow)
         if clock() - started > options.lease / 2:
@@ -59,6 +62,15 @@ class Reaper:
             max_losses=options.max_losses,
         )
         report, self._scans[queue.name] = await queue.links.flow(flow)
+        return report
+
+    async def on_duty(self, queue: Queue, duty: int) -> ReapReport:
+        """What a trip has asked its consumer to do: 1: reap leases that ended in the last minute, 2: reap
+        everything, look for strays, and forget idle producers."""
+        report = await self.reap(queue, recent=None if duty == 2 else 60.0)
+        if duty == 2:
+            report.add(await self.scan(queue, 10))
+            await queue.links.insist(ops.sweep_producers(queue.options.keys, 0))
         return report
 
     async def run(self) -> None:

@@ -38,6 +38,7 @@ class Consumer(Claiming):
         super().__init__(queue.options, self._engine.state, prefetch=prefetch, until_empty=until_empty)
         self._ringing = threading.Lock()
         self._closing = threading.Event()
+        self._reaper = Reaper(queue, scan_steps=0)
         self._closed = False
         try:
             self._noted(self._engine.trip(0))  # connects and registers; says now what is wrong
@@ -81,7 +82,7 @@ class Consumer(Claiming):
             self._noted(self._engine.trip(want))
         except (Unavailable, OutcomeUnknown):
             self._failures += 1
-            self._closing.wait(backoff(self._failures))
+            self._closing.wait(backoff(self._failures, most=min(5.0, self._options.lease / 4)))
 
     def _wait(self, left: float | None) -> None:
         """Sleep in BLMOVE until there may be something. One thread rings, the others wait for their turn."""
@@ -115,8 +116,10 @@ class Consumer(Claiming):
             try:
                 if self._trip_due(self._engine.answered_at):
                     self._trip(0)
-                if self._takes_sweep():
-                    Reaper(self._queue, scan_steps=0).reap(self._queue)
+                duty = self._takes_duty()
+                if duty:
+                    report = self._reaper.on_duty(self._queue, duty)
+                    self._reaped(report)
             except ReliqError as error:
                 log.error("queue %r: %s", self._queue.name, error)
 

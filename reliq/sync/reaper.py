@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from reliq.core import flows
+from reliq.core import flows, ops
 from reliq.core.flows import ReapReport
 from reliq.errors import OutcomeUnknown, Unavailable
 from reliq.logging import log
@@ -65,6 +65,15 @@ class Reaper:
             max_losses=options.max_losses,
         )
         report, self._scans[queue.name] = queue.links.flow(flow)
+        return report
+
+    def on_duty(self, queue: Queue, duty: int) -> ReapReport:
+        """What a trip has asked its consumer to do: 1: reap leases that ended in the last minute, 2: reap
+        everything, look for strays, and forget idle producers."""
+        report = self.reap(queue, recent=None if duty == 2 else 60.0)
+        if duty == 2:
+            report.add(self.scan(queue, 10))
+            queue.links.insist(ops.sweep_producers(queue.options.keys, 0))
         return report
 
     def run(self) -> None:

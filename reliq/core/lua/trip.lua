@@ -138,6 +138,9 @@ end
 local in_hand = redis.call('LLEN', DOING)
 local unknown = ARGV[4] ~= epoch or before ~= tonumber(ARGV[5])
 local claimed, declined, passed, suspects = {}, {}, 0, 0
+while want > 0 and redis.call('LINDEX', READY, -1) == BELL do
+  redis.call('RPOP', READY) -- else a claim of one could come back empty while messages wait behind it
+end
 if want > 0 then
   local seen = from_right(READY, suspects_mode == 'decline' and want + 100 or want, budget)
   for i, element in ipairs(seen) do
