@@ -43,20 +43,30 @@ class Child:
         self.start_at = 0.0
         self.failures = 0
         self.stopped = False
+        self.done = False
         self.renewed_at: dict[int, float] = {}
 
 
 class Supervisor:
-    """Keeps ``processes`` children running until stopped."""
+    """Keeps ``processes`` children running until stopped; with ``until_empty``, until each of them found the
+    queues empty and ended by itself."""
 
     def __init__(
-        self, make: Callable[[Board], Loop], handlers: Handlers, *, processes: int, slots: int, grace: float
+        self,
+        make: Callable[[Board], Loop],
+        handlers: Handlers,
+        *,
+        processes: int,
+        slots: int,
+        grace: float,
+        until_empty: bool = False,
     ) -> None:
         if not hasattr(os, "fork"):
             raise ConfigError("processes need fork(), which this platform lacks; use processes=1")
         self._make = make
         self._handlers = handlers
         self._grace = grace
+        self._until_empty = until_empty
         self._children = [Child(n, slots) for n in range(processes)]
         self._shortest_lease = min(queue.options.lease for _, queue in handlers)
         self._stops = 0
@@ -100,14 +110,19 @@ class Supervisor:
         for child in self._children:
             if child.pid:
                 self._mind(child, now)
-            elif not self._stops and now >= child.start_at:
+            elif self._wanted(child) and now >= child.start_at:
                 self._fork(child)
         self._reap_again(now)
-        return not self._stops or any(child.pid for child in self._children)
+        return any(child.pid or self._wanted(child) for child in self._children)
+
+    def _wanted(self, child: Child) -> bool:
+        """Whether there has to be a process in this child's place."""
+        return not (self._stops or child.done)
 
     def _pause(self) -> float:
         now = clock()
-        waits = [self._shortest_lease / 8, 1.0, *(c.start_at - now for c in self._children if not c.pid)]
+        waits = [self._shortest_lease / 8, 1.0]
+        waits += [c.start_at - now for c in self._children if not c.pid and self._wanted(c)]
         waits += [when - now for when, _, _ in self._again]
         return max(0.0, min(waits))
 
@@ -168,6 +183,9 @@ class Supervisor:
         pid, child.pid = child.pid, 0
         self._reap(child)
         if self._stops and code in (0, -signal.SIGTERM, -signal.SIGINT):
+            return
+        if self._until_empty and code == 0:
+            child.done = True
             return
         lived = clock() - child.started_at
         child.failures = child.failures + 1 if lived < 1.0 and code != RETIRED else 0

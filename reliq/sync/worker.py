@@ -72,11 +72,16 @@ class Worker:
             loop.run()
 
     def supervise(self) -> None:
-        """Work in child processes, also if it is only one, until told to stop."""
+        """Work in child processes, also if it is only one, until told to stop (or empty)."""
         from reliq.sync.supervisor import Supervisor
 
         supervisor = Supervisor(
-            self._make, self._handlers, processes=self._processes, slots=self._concurrency, grace=self._grace
+            self._make,
+            self._handlers,
+            processes=self._processes,
+            slots=self._concurrency,
+            grace=self._grace,
+            until_empty=bool(self._loop_options["until_empty"]),
         )
         self._stop = supervisor.stop
         if self._stopped.is_set():
