@@ -1,0 +1,106 @@
+"""put.lua alone: accepted once, by sequence or by marker, at once or later; a bell for idle consumers."""
+
+from __future__ import annotations
+
+import pytest
+
+from reliq.core import ops
+from tests.lua.lab import BELL, Lab, element
+
+
+def test_put_is_left_in(lab: Lab) -> None:
+    """The first of several is the first to be claimed; earlier puts stay ahead."""
+    assert lab.put(element(1), element(2))
+    assert lab.put(element(3))
+    assert lab.ready == [element(1), element(2), element(3)]
+
+
+def test_repeat_adds_nothing(lab: Lab) -> None:
+    """The same producer and sequence again is recognised, also after later puts of others."""
+    assert lab.put(element(1), producer=b"\x00\xff", sequence=1)
+    assert lab.put(element(2), producer=b"other", sequence=1)
+    assert not lab.put(element(1), producer=b"\x00\xff", sequence=1)
+    assert lab.put(element(3), producer=b"\x00\xff", sequence=2)
+    assert not lab.put(element(1), producer=b"\x00\xff", sequence=1)
+    assert lab.ready == [element(1), element(2), element(3)]
+
+
+@pytest.mark.parametrize("due", [ops.NOW, ops.Due("in", 60_000), ops.Due("at", 4_000_000_000_000)])
+def test_marker_dedupes_for_anybody(lab: Lab, due: ops.Due) -> None:
+    """With an explicit id any producer's repeat adds nothing; the marker ends with the window."""
+    marker = lab.keys.marker(b"\x01" * 16)
+    assert lab.put(element(1), due=due, marker=marker)
+    before = lab.snapshot()
+    assert not lab.put(element(1), due=due, marker=marker)
+    assert not lab.put(element(1, returns=1), due=due, marker=marker)
+    assert lab.snapshot() == before
+    assert 3_590_000 < lab.client.pttl(marker) <= 3_600_000
+    lab.client.delete(marker)
+    assert lab.put(element(1), due=due, marker=marker)
+
+
+def test_delay_and_time(lab: Lab) -> None:
+    """A delay counts from the server's clock, a time is a time; neither is ready now."""
+    now = lab.now()
+    lab.put(element(1), due=ops.Due("in", 5000))
+    lab.put(element(2), element(3), due=ops.Due("at", now + 9000))
+    scores = dict(lab.client.zrange(lab.keys.later, 0, -1, withscores=True))
+    assert now + 5000 <= scores[element(1)] < now + 6000
+    assert scores[element(2)] == scores[element(3)] == now + 9000
+    assert lab.ready == []
+
+
+def test_delayed_put_rings_the_bell(lab: Lab) -> None:
+    """If this is due sooner than all else, one of the idle consumers must know: exactly once."""
+    lab.trip("a", 1)
+    lab.put(element(1), due=ops.Due("in", 60_000))
+    assert lab.ready == [BELL]
+    lab.put(element(2), due=ops.Due("in", 50_000))  # not idle: the bell waits to be taken
+    assert lab.ready == [BELL]
+    lab.client.delete(lab.keys.ready)
+    lab.put(element(3), due=ops.Due("in", 55_000))  # not sooner
+    assert lab.ready == []
+    lab.put(element(4), due=ops.Due("in", 1000))
+    assert lab.ready == [BELL]
+
+
+def test_bell_needs_somebody_to_hear_it(lab: Lab) -> None:
+    """Without a living consumer no bell is left in the list; nor where work waits anyway."""
+    lab.put(element(1), due=ops.Due("in", 60_000))
+    assert lab.ready == []
+    lab.trip("a", 1)
+    lab.expire("a")
+    lab.put(element(2), due=ops.Due("in", 50_000))
+    assert lab.ready == []
+    lab.trip("b", 1)
+    lab.put(element(3))
+    lab.put(element(4), due=ops.Due("in", 40_000))
+    assert lab.ready == [element(3)]
+
+
+def test_full_calls(lab: Lab) -> None:
+    """A thousand elements go in one call, at once or later."""
+    many = [element(n) for n in range(1000)]
+    assert lab.put(*many)
+    assert lab.ready == many
+    assert lab.put(*many, due=ops.Due("in", 1000))
+    assert len(lab.later) == 1000
+
+
+def test_idle_producers_are_swept(lab: Lab) -> None:
+    """Records of producers that were idle for the whole window go, a page at a time; others stay."""
+    now = lab.now()
+    old, new = now - 3_700_000, now - 3_500_000
+    records = {f"old{n}": f"7:{old}" for n in range(1500)} | {f"new{n}": f"7:{new}" for n in range(500)}
+    lab.client.hset(lab.keys.producers, mapping=records)
+    cursor, pages = 0, 0
+    while True:
+        cursor = lab.run(ops.sweep_producers(lab.keys, cursor))
+        pages += 1
+        if cursor == 0:
+            break
+    assert pages > 3
+    left = set(lab.client.hkeys(lab.keys.producers))
+    assert left == {b"new%d" % n for n in range(500)}
+    assert not lab.put(element(1), producer=b"new1", sequence=7)
+    assert lab.put(element(1), producer=b"old1", sequence=7)
