@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, TypeVar
 
 from reliq.ack import Handler
-from reliq.core.consumer import Answer, ConsumerState, Message
+from reliq.core.consumer import Answer, ConsumerState, Message, Settle
 from reliq.core.pace import Pace
 from reliq.core.retry import backoff
-from reliq.errors import ConfigError
+from reliq.errors import ConfigError, OutcomeUnknown
 from reliq.logging import log
 from reliq.model import QueueOptions, clock
 
@@ -28,12 +28,18 @@ class Stationed:
     """One queue of a worker process: its handler, its consumer's state, and when it is due for a trip."""
 
     def __init__(
-        self, index: int, handler: Handler[..., Any], options: QueueOptions, state: ConsumerState
+        self,
+        index: int,
+        handler: Handler[..., Any],
+        options: QueueOptions,
+        state: ConsumerState,
+        wake: Callable[[], None],
     ) -> None:
         self.index = index
         self.handler = handler
         self.options = options
         self.state = state
+        self.wake = wake
         self._rang = False
         self._more = True
         self._due_at: float | None = None
@@ -58,9 +64,10 @@ class Stationed:
         return max(0.0, min(waits), self._again_at - now)
 
     def failed(self) -> None:
-        """Redis does not answer: the next trip after a pause."""
+        """Redis does not answer: the next trip after a pause; never so long that it costs the lease when Redis
+        is back (nobody is reaped before it has been up for one lease)."""
         self._failures += 1
-        self._again_at = clock() + backoff(self._failures)
+        self._again_at = clock() + backoff(self._failures, most=min(5.0, self.options.lease / 4))
 
     def noted(self, answer: Answer, want: int) -> float | None:
         """Remember what a trip that asked for ``want`` says about the next one. Returns for how many seconds
@@ -76,6 +83,19 @@ class Stationed:
         block = self.options.block
         # BLMOVE takes 0 as for ever, so never less than 10 ms.
         return block if self._due_at is None else min(block, max(0.01, self._due_at - clock()))
+
+    def finish(self, settle: Settle) -> None:
+        """Have it done by the next trip; nobody waits. Called by handlers."""
+        self.state.finished.append(settle)
+        self.wake()
+
+    def _unconfirmed(self, settle: Settle) -> OutcomeUnknown:
+        id = settle.message.envelope.id.hex()
+        return OutcomeUnknown(
+            f"queue {self.options.name!r}: {settle.verb} of message {id} is not confirmed yet: Redis does not "
+            "answer. It is repeated until it does, or the lease ends.",
+            ids=[id],
+        )
 
     def give_back(self, messages: Iterable[Message]) -> None:
         """Put back what no handler has seen."""

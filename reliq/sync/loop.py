@@ -15,8 +15,9 @@ from reliq.errors import ReliqError
 from reliq.lease import settle_for
 from reliq.logging import log
 from reliq.model import clock
+from reliq.running import Running
 from reliq.sync.board import Board
-from reliq.sync.executor import AsyncExecutor, Running, ThreadExecutor
+from reliq.sync.executor import AsyncExecutor, ThreadExecutor
 from reliq.sync.queue import Queue
 from reliq.sync.station import Station
 from reliq.sync.sweeper import Sweeper
@@ -58,7 +59,7 @@ class Loop(Working[Station]):
         """Work until stopped. True if every handler came back; False if one is stuck in its thread."""
         self._open()
         try:
-            while not self.is_over(at_work=self._at_work()):
+            while not self.is_over(at_work=any(e.at_work for e in self._executors.values())):
                 self._turn()
         finally:
             clean = self._close()
@@ -76,10 +77,6 @@ class Loop(Working[Station]):
         self._sweeper = Sweeper([queue for _, queue in self._handlers])
         names = ", ".join(handler.name for handler, _ in self._handlers)
         log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)
-
-    def _at_work(self) -> bool:
-        """Whether a handler runs that may still come back."""
-        return any(not r.reported for e in self._executors.values() for r in list(e.running.values()))
 
     # -- one turn ---------------------------------------------------------------------------------------
 
@@ -142,12 +139,11 @@ class Loop(Working[Station]):
     # -- handlers past their time -----------------------------------------------------------------------
 
     def _watch(self, now: float) -> None:
-        for executor in self._executors.values():
-            for running in list(executor.running.values()):
-                if not running.reported and running.overdue(now) and not running.job.station.handler.is_async:
-                    self._overdue(running)
+        threads = self._executors.get(False)
+        for running in threads.overdue(now) if threads else ():
+            self._overdue(running)
 
-    def _overdue(self, running: Running) -> None:
+    def _overdue(self, running: Running[Station]) -> None:
         """A thread cannot be killed. Supervised: fail its message and let the process be replaced. Else:
         say so once, with its stack."""
         running.reported = True

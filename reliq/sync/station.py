@@ -8,7 +8,7 @@ from typing import Any
 
 from reliq.ack import Handler
 from reliq.core.consumer import Answer, Settle
-from reliq.errors import OutcomeUnknown, ReliqError
+from reliq.errors import ReliqError
 from reliq.sync.bell import Bell
 from reliq.sync.engine import Engine
 from reliq.sync.queue import Queue
@@ -22,10 +22,9 @@ class Station(Stationed):
         self, index: int, handler: Handler[..., Any], queue: Queue, who: str, wake: Callable[[], None]
     ) -> None:
         self.engine = Engine(queue, who)
-        super().__init__(index, handler, queue.options, self.engine.state)
+        super().__init__(index, handler, queue.options, self.engine.state, wake)
         self.queue = queue
         self.bell = Bell(self.engine, self._ring)
-        self.wake = wake
 
     # -- the loop's side --------------------------------------------------------------------------------
 
@@ -48,21 +47,13 @@ class Station(Stationed):
 
     # -- the handlers' side -----------------------------------------------------------------------------
 
-    def finish(self, settle: Settle) -> None:
-        """Have it done by the next trip; nobody waits."""
-        self.state.finished.append(settle)
-        self.wake()
-
     def settle(self, settle: Settle) -> bool:
         """Have it done by the next trip and wait: False if it was refused as too late."""
         done = threading.Event()
         settle.on_settled = lambda _: done.set()
         self.finish(settle)
         if not done.wait(self.queue.options.timeout) or settle.accepted is None:
-            raise OutcomeUnknown(
-                f"queue {self.queue.name!r}: {settle.verb} of message {settle.message.envelope.id.hex()} is not "
-                "confirmed yet: Redis does not answer. It is repeated until it does, or the lease ends."
-            )
+            raise self._unconfirmed(settle)
         return settle.accepted
 
     def close(self) -> bool:

@@ -1,0 +1,193 @@
+"""Handlers at work: slots, the last check before a hand-over, and what is done with the outcome.
+
+Shared by the executors of both shells; how handlers are run (threads, tasks) is theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+from reliq.ack import Handler, lease_class
+from reliq.core.pace import Pace
+from reliq.core.verdict import describe
+from reliq.lease import Leased
+from reliq.logging import log
+from reliq.model import clock
+from reliq.working import Job, Stationed
+
+S = TypeVar("S", bound=Stationed)
+
+
+class Board(Protocol):
+    """What a supervisor reads: which messages handlers have in hand (``reliq.sync.board``)."""
+
+    def start(self, slot: int, station: int, id: bytes, now: float, timeout: float | None) -> None:
+        """A handler gets this message in hand."""
+
+    def finish(self, slot: int) -> None:
+        """The handler is done with it."""
+
+
+class Running(Generic[S]):
+    """A handler at work."""
+
+    __slots__ = ("failed", "job", "reported", "started_at", "thread")
+
+    def __init__(self, job: Job[S], started_at: float) -> None:
+        self.job = job
+        self.started_at = started_at
+        self.thread = threading.get_ident()
+        self.reported = False  # as stuck
+        self.failed = False  # its message was settled as a failed attempt while the handler still runs
+
+    def overdue(self, now: float) -> bool:
+        """Whether it is past its handler's timeout."""
+        timeout = self.job.station.handler.timeout
+        return timeout is not None and now - self.started_at > timeout
+
+    def stack(self) -> str:
+        """Where the handler's thread is at this moment."""
+        frame = sys._current_frames().get(self.thread)
+        return "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)\n"
+
+
+class Executor(Generic[S]):
+    """The jobs that wait, the slots, and what is done before and after a handler."""
+
+    def __init__(self, pace: Pace, defer: Callable[[Job[S]], None], board: Board | None = None) -> None:
+        self.pace = pace
+        self.waiting: deque[Job[S]] = deque()
+        self.running: dict[int, Running[S]] = {}
+        self._defer = defer
+        self._board = board
+        self._slots = deque(range(pace.concurrency))
+
+    def take_waiting(self) -> list[Job[S]]:
+        """The jobs that no handler has seen; they are not run any more."""
+        jobs = []
+        while True:
+            try:
+                jobs.append(self.waiting.popleft())
+            except IndexError:
+                return jobs
+
+    def overdue(self, now: float) -> list[Running[S]]:
+        """Handlers that are past their timeout and were not reported yet."""
+        return [r for r in list(self.running.values()) if not r.reported and r.overdue(now)]
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a handler runs that may still come back."""
+        return any(not running.reported for running in list(self.running.values()))
+
+    def _may_start(self, job: Job[S]) -> bool:
+        """Last check before a hand-over: the message is still ours and the lease has margin (DESIGN 9.1)."""
+        if job.message.lost:
+            return False
+        if job.station.state.fresh(clock()):
+            return True
+        self._defer(job)
+        return False
+
+    def _begin(self, slot: int, job: Job[S]) -> Running[S]:
+        running = Running(job, clock())
+        self.running[slot] = running
+        if self._board is not None:
+            station, id = job.station, job.message.envelope.id
+            self._board.start(slot, station.index, id, running.started_at, station.handler.timeout)
+        return running
+
+    def _end(self, slot: int, running: Running[S], lease: Leased, error: BaseException | None) -> None:
+        """Settle by the outcome, unless the handler (or the watch over timeouts) has settled it."""
+        station = running.job.station
+        self.pace.ran(clock() - running.started_at)
+        self.running.pop(slot, None)
+        if self._board is not None:
+            self._board.finish(slot)
+        if running.failed or lease.settled:
+            lease.mark_settled()
+            if isinstance(error, Exception):
+                log.error("failed after it was settled: %s", describe(error), exc_info=error)
+            station.wake()
+        else:
+            lease.mark_settled()
+            settle = lease.judge(error)
+            if error is not None:
+                lease.report(error, settle)
+            station.finish(settle)
+        self._slots.append(slot)
+
+
+class CoroutineExecutor(Executor[S]):
+    """Runs coroutine handlers as tasks of the event loop that calls ``start``."""
+
+    def __init__(
+        self,
+        pace: Pace,
+        defer: Callable[[Job[S]], None],
+        settler: Callable[[S], Any],
+        board: Board | None = None,
+    ) -> None:
+        super().__init__(pace, defer, board)
+        self._settler = settler
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Start what waits, in order, as far as there are slots."""
+        while self._slots and self.waiting:
+            job = self.waiting.popleft()
+            if self._may_start(job):
+                task = asyncio.get_running_loop().create_task(self._run(self._slots.popleft(), job))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, slot: int, job: Job[S]) -> None:
+        running = self._begin(slot, job)
+        handler = job.station.handler
+        lease = lease_class(is_async=True)(job.message, self._settler(job.station), handler.retry)
+        lease.enter()
+        try:
+            error = await outcome(handler, lease)
+        except asyncio.CancelledError as cancelled:
+            # By wait_for below, by the handler itself, or because the loop ends: a failed attempt at most.
+            error = cancelled
+        finally:
+            lease.leave()
+        if running.overdue(clock()) and isinstance(error, asyncio.CancelledError | asyncio.TimeoutError):
+            error = TimeoutError(f"took longer than its timeout of {handler.timeout} s")
+        self._end(slot, running, lease, error)
+        self.start()
+
+    def cancel(self) -> None:
+        """Cancel what still runs."""
+        for task in list(self._tasks):
+            task.cancel()
+
+
+async def outcome(handler: Handler[..., Any], lease: Leased) -> BaseException | None:
+    """What a coroutine handler raised, or None. A handler past its timeout is cancelled.
+
+    Nothing but cancellation comes out: asyncio ends the whole loop on a SystemExit that leaves a task.
+    """
+
+    async def guarded() -> BaseException | None:
+        try:
+            await handler.call(lease)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - nothing that a handler raises may end the worker
+            return error
+        return None
+
+    if handler.timeout is None:
+        return await guarded()
+    try:
+        return await asyncio.wait_for(guarded(), handler.timeout)
+    except asyncio.TimeoutError as error:
+        return error
