@@ -5,15 +5,11 @@ from __future__ import annotations
 import threading
 from queue import SimpleQueue
 
-from reliq.core import ops
 from reliq.errors import ReliqError
 from reliq.logging import log
 from reliq.model import clock
 from reliq.sync.queue import Queue
 from reliq.sync.reaper import Reaper
-
-#: What a trip asks for: see trip.lua.
-RECENT, FULL = 1, 2
 
 
 class Sweeper:
@@ -30,7 +26,7 @@ class Sweeper:
         self._thread.start()
 
     def sweep(self, queue: Queue, duty: int) -> None:
-        """Reap this queue soon: leases that ended in the last minute, or everything and strays too."""
+        """Do soon what a trip asked for (see ``Reaper.on_duty``)."""
         self._orders.put((queue, duty))
 
     def hold(self, seconds: float) -> None:
@@ -43,10 +39,7 @@ class Sweeper:
                 continue
             queue, duty = order
             try:
-                report = self._reaper.reap(queue, recent=60.0 if duty == RECENT else None)
-                if duty == FULL:
-                    report.add(self._reaper.scan(queue, steps=10))
-                    queue.links.insist(ops.sweep_producers(queue.options.keys, 0))
+                report = self._reaper.on_duty(queue, duty)
             except ReliqError as error:  # whoever has the duty next second tries again
                 log.debug("queue %r: sweep: %s", queue.name, error)
             else:

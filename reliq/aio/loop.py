@@ -1,0 +1,184 @@
+"""The loop of a worker: trips for its queues, jobs for its handlers, and an orderly end.
+
+The same turns as ``reliq.sync.loop``, in one task of the application's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from reliq import defaults
+from reliq.ack import Handler
+from reliq.aio.executor import TaskExecutor, ThreadedExecutor
+from reliq.aio.queue import Queue
+from reliq.aio.station import Station
+from reliq.aio.sweeper import Sweeper
+from reliq.errors import ReliqError
+from reliq.logging import log
+from reliq.model import clock
+from reliq.running import Running
+from reliq.working import Job, Working
+
+Handlers = list[tuple[Handler[..., Any], Queue]]
+
+
+class Loop(Working[Station]):
+    """Runs in the task that awaits ``run``. ``stop`` and ``wake`` are called from the same event loop."""
+
+    def __init__(self, handlers: Handlers, **options: Any) -> None:
+        super().__init__(**options)
+        self._handlers = handlers
+        self._awake = asyncio.Event()
+        self._executors: dict[bool, TaskExecutor | ThreadedExecutor] = {}
+        self._sweeper: Sweeper | None = None
+        self.started = asyncio.Event()
+
+    def wake(self) -> None:
+        """Let the loop look around."""
+        self._awake.set()
+
+    def stop(self) -> None:
+        """First call: claim no more, finish within the grace. Second call: give everything back at once."""
+        self.stops += 1
+        self._awake.set()
+
+    # -- the boot path ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until stopped."""
+        try:
+            await self._open()
+            self.started.set()
+            while not self.is_over(at_work=any(e.at_work for e in self._executors.values())):
+                await self._turn()
+        finally:
+            # Also when this task is cancelled: nothing may stay behind, so closing has a task of its own.
+            await asyncio.shield(asyncio.ensure_future(self._close()))
+
+    async def _open(self) -> None:
+        """Connect every queue first, so that what is wrong is said at once and nothing is half open."""
+        for _, queue in self._handlers:
+            await queue.ping()
+        for index, (handler, queue) in enumerate(self._handlers):
+            if handler.is_async not in self._executors:
+                kind = TaskExecutor if handler.is_async else ThreadedExecutor
+                self._executors[handler.is_async] = kind(self.pace, self._defer)
+            self.stations.append(Station(index, handler, queue, self.who, self.wake))
+        self._sweeper = Sweeper([queue for _, queue in self._handlers])
+        names = ", ".join(handler.name for handler, _ in self._handlers)
+        log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)
+
+    # -- one turn ---------------------------------------------------------------------------------------
+
+    async def _turn(self) -> None:
+        self._awake.clear()
+        if self.stop_requested():
+            self._give_back_waiting()
+        now = clock()
+        for station in self.stations:
+            if station.due_in(now, station.engine.answered_at, free=self.free > 0) == 0.0:
+                await self._trip(station)
+        self._watch(now)
+        await self._sleep(now)
+
+    async def _trip(self, station: Station) -> None:
+        before = station.engine.answered_at
+        answer = await station.trip(self.free)
+        if answer is None:
+            return
+        if self._sweeper is not None:
+            if self.was_cut_off(station, before, answer.server_ms):
+                self._sweeper.hold(station.options.lease)
+            if answer.sweep:
+                self._sweeper.sweep(station.queue, answer.sweep)
+        self._submit([Job(station, message) for message in answer.messages])
+        if not answer.messages and self.is_empty() and self.begin_to_leave(float("inf")):
+            self.wake()
+
+    def _submit(self, fresh: list[Job[Station]]) -> None:
+        jobs = self.ready_jobs(fresh)
+        for is_async, executor in self._executors.items():
+            mine = [job for job in jobs if job.station.handler.is_async is is_async]
+            if mine:
+                executor.submit(mine)
+
+    def _defer(self, job: Job[Station]) -> None:
+        self.defer(job)
+        self.wake()
+
+    async def _sleep(self, now: float) -> None:
+        free = self.free > 0
+        pause = min([1.0, *(s.due_in(now, s.engine.answered_at, free=free) for s in self.stations)])
+        if self.holds_back:
+            pause = min(pause, 0.05)
+            self._submit([])
+        if pause <= 0:
+            await asyncio.sleep(0)
+            return
+        asleep_at = clock()
+        try:
+            await asyncio.wait_for(self._awake.wait(), pause)
+        except asyncio.TimeoutError:
+            self._note_blocked(clock() - asleep_at - pause)
+
+    def _note_blocked(self, seconds: float) -> None:
+        """A handler that blocks the event loop keeps us from renewing: say so, with the time it took."""
+        shortest = min(station.options.lease for station in self.stations)
+        if seconds > shortest / defaults.RENEW_SHARE:
+            log.warning(
+                "the event loop was blocked for %.1f s (the lease is %s s): a coroutine handler must not block; "
+                "make it a plain function, which runs in a thread, or use asyncio.to_thread",
+                seconds, shortest,
+            )  # fmt: skip
+
+    # -- handlers past their time -----------------------------------------------------------------------
+
+    def _watch(self, now: float) -> None:
+        """Coroutines past their timeout are cancelled by themselves; a thread can only be reported, once."""
+        threads = self._executors.get(False)
+        for running in threads.overdue(now) if threads else ():
+            self._overdue(running)
+
+    def _overdue(self, running: Running[Station]) -> None:
+        running.reported = True
+        handler, id = running.job.station.handler, running.job.message.envelope.id.hex()
+        log.error(
+            "handler %s is stuck: message %s is past its timeout of %s s. A thread cannot be killed; under "
+            "`reliq worker` its process would be replaced. It is here:\n%s",
+            handler.name, id, handler.timeout, running.stack(),
+        )  # fmt: skip
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    def _give_back_waiting(self) -> None:
+        """What no handler has seen goes back now, not after the grace."""
+        waiting = [job for e in self._executors.values() for job in e.take_waiting()]
+        for job in [*waiting, *self.take_held_back()]:
+            job.station.give_back([job.message])
+        self.wake()
+
+    async def _close(self) -> None:
+        """Give back what is still held, in order, and say goodbye."""
+        self._give_back_waiting()
+        for executor in self._executors.values():
+            executor.close()
+        for station in self.stations:
+            station.give_back_all()
+            await self._flush(station)
+            await station.aclose()
+        if self._sweeper is not None:
+            await self._sweeper.stop()
+        log.info("worker stopped")
+
+    async def _flush(self, station: Station) -> None:
+        """Make trips until everything is settled, or Redis has not answered for the timeout."""
+        deadline = clock() + station.options.timeout
+        while station.state.finished or station.state.unanswered:
+            try:
+                await station.engine.trip(0)
+            except ReliqError as error:
+                if clock() > deadline:
+                    log.error("queue %r: not everything could be given back: %s", station.queue.name, error)
+                    return
+                await asyncio.sleep(0.05)

@@ -1,0 +1,66 @@
+"""One queue of a worker: its engine, its bell, and what its handlers say about messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from reliq.ack import Handler
+from reliq.aio.bell import Bell
+from reliq.aio.engine import Engine
+from reliq.aio.queue import Queue
+from reliq.core.consumer import Answer, Settle
+from reliq.errors import ReliqError
+from reliq.working import Stationed
+
+
+class Station(Stationed):
+    """Lives in the worker's event loop, as its coroutine handlers do."""
+
+    def __init__(
+        self, index: int, handler: Handler[..., Any], queue: Queue, who: str, wake: Callable[[], None]
+    ) -> None:
+        self.engine = Engine(queue, who)
+        super().__init__(index, handler, queue.options, self.engine.state, wake)
+        self.queue = queue
+        self.bell = Bell(self.engine, self._ring)
+
+    # -- the loop's side --------------------------------------------------------------------------------
+
+    async def trip(self, want: int) -> Answer | None:
+        """One trip; None if Redis does not answer, and then the next is due after a pause."""
+        self._rang = False
+        try:
+            answer = await self.engine.trip(want)
+        except ReliqError:  # reported by the engine, once
+            self.failed()
+            return None
+        seconds = self.noted(answer, want)
+        if seconds is not None:
+            self.bell.arm(seconds)
+        return answer
+
+    def _ring(self) -> None:
+        self._rang = True
+        self.wake()
+
+    # -- the handlers' side -----------------------------------------------------------------------------
+
+    async def settle(self, settle: Settle) -> bool:
+        """Have it done by the next trip and wait: False if it was refused as too late."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        settle.on_settled = lambda _: None if done.done() else done.set_result(None)
+        self.finish(settle)
+        await asyncio.wait([done], timeout=self.options.timeout)
+        if settle.accepted is None:
+            raise self._unconfirmed(settle)
+        return settle.accepted
+
+    def post(self, settle: Settle) -> None:
+        """Have it done soon, without waiting: for a task that is being cancelled."""
+        self.finish(settle)
+
+    async def aclose(self) -> bool:
+        """End the bell and say goodbye; True if nothing of us is left in Redis."""
+        return await self.engine.leave(bell_ended=await self.bell.stop())

@@ -1,0 +1,125 @@
+"""The worker: runs handlers in the application's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from reliq import defaults
+from reliq.ack import Handler
+from reliq.aio.loop import Handlers, Loop
+from reliq.aio.queue import Queue
+from reliq.errors import ConfigError
+from reliq.working import check_worker
+
+
+class Worker:
+    """Runs handlers made by ``@q.ack``, coroutine and plain functions alike.
+
+    ``await Worker(send).run()``, or in the background of an application ``async with Worker(send):``.
+    ``concurrency``: handlers at once. ``processes`` must be 1 here: an event loop cannot be forked; use
+    ``reliq.Worker`` or ``reliq worker`` for more. ``grace``: seconds to finish on SIGTERM. ``prefetch``:
+    most messages claimed ahead (default: as many as handlers finish in 20 ms; 0: none). ``signals``: take
+    SIGTERM and SIGINT while ``run`` is awaited in the main thread. ``until_empty``: stop at empty.
+    """
+
+    def __init__(
+        self,
+        *handlers: Handler[..., Any],
+        concurrency: int = defaults.CONCURRENCY,
+        processes: int = 1,
+        grace: float = defaults.GRACE,
+        prefetch: int = defaults.PREFETCH_MOST,
+        signals: bool = True,
+        name: str = "",
+        until_empty: bool = False,
+    ) -> None:
+        check_worker(handlers, concurrency=concurrency, processes=processes, grace=grace, prefetch=prefetch)
+        if processes != 1:
+            raise ConfigError(
+                f"aio.Worker(processes={processes}): an event loop cannot be forked; use reliq.Worker, which runs "
+                "coroutine handlers too, or `reliq worker module:handler --processes N`"
+            )
+        self._handlers: Handlers = [(handler, own_queue(handler.queue)) for handler in handlers]
+        self._signals = signals
+        self._options: dict[str, Any] = {
+            "concurrency": concurrency,
+            "prefetch": prefetch,
+            "grace": grace,
+            "name": name,
+            "until_empty": until_empty,
+        }
+        self._loop: Loop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stops = 0
+
+    async def run(self) -> None:
+        """Work until ``stop()``, SIGTERM or SIGINT. Raises at once if a queue cannot be reached."""
+        with self._made() as loop, taken_signals(self, self._signals):
+            await loop.run()
+
+    @contextmanager
+    def _made(self) -> Iterator[Loop]:
+        self._loop = Loop(self._handlers, **self._options)
+        self._loop.stops = self._stops
+        try:
+            yield self._loop
+        finally:
+            self._loop = None
+
+    def stop(self) -> None:
+        """Stop claiming and finish within the grace; a second call gives everything back at once."""
+        self._stops += 1
+        if self._loop is not None:
+            self._loop.stop()
+
+    async def __aenter__(self) -> Worker:
+        """Start in the background; comes back when every queue was reached, or raises why not."""
+        self._loop = Loop(self._handlers, **self._options)
+        self._task = asyncio.get_running_loop().create_task(self._loop.run())
+        started = asyncio.get_running_loop().create_task(self._loop.started.wait())
+        try:
+            await asyncio.wait([self._task, started], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            started.cancel()
+        if self._task.done():
+            self._task.result()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._task is not None
+        self.stop()
+        await self._task
+        self._loop = None
+
+
+def own_queue(queue: Any) -> Queue:
+    """The queue in this shell: a blocking one is opened again with the same settings."""
+    if isinstance(queue, Queue):
+        return queue
+    return Queue.of(queue.options, queue.url)
+
+
+@contextmanager
+def taken_signals(worker: Worker, wanted: bool) -> Iterator[None]:
+    """Let SIGTERM and SIGINT stop the worker, in the main thread only, and restore them afterwards."""
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in previous:
+        loop.add_signal_handler(number, worker.stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
