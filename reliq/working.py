@@ -51,6 +51,11 @@ class Stationed:
         """Messages claimed and not yet finished by a handler."""
         return max(0, len(self.state.held) - len(self.state.finished))
 
+    @property
+    def has_work(self) -> bool:
+        """Whether messages are in hand here, or may be ready in Redis as far as the last trip knows."""
+        return bool(self.state.held or self.state.suspects_wait or self._more)
+
     def due_in(self, now: float, answered_at: float, *, free: bool) -> float:
         """Seconds until this queue needs a trip (0: now); ``free``: there are slots to claim for."""
         state = self.state
@@ -75,7 +80,8 @@ class Stationed:
         self._failures, self._again_at = 0, 0.0
         self._due_at = None if answer.due_in is None else clock() + answer.due_in
         suspects = self.state.suspects_wait
-        self._more = 0 < want <= len(answer.messages) or (suspects and not self.state.held)
+        # A trip that asked for nothing has learnt nothing: ask when there are slots.
+        self._more = want <= len(answer.messages) or (suspects and not self.state.held)
         if suspects and self.state.held:
             self._due_at = clock() + _SUSPECTS
         if want == 0 or self._more or suspects:
@@ -187,8 +193,8 @@ class Working(Generic[S]):
         return jumped or now - before > lease * 2 / 3
 
     def is_empty(self) -> bool:
-        """Whether ``until_empty`` may end: nothing in hand and nothing that waits."""
-        return self._until_empty and not any(s.state.held or s.state.suspects_wait for s in self.stations)
+        """Whether ``until_empty`` may end: nothing in hand, and every queue has said that nothing is ready."""
+        return self._until_empty and not any(s.has_work for s in self.stations)
 
     def stop_requested(self) -> bool:
         """Begin to leave if that was asked for since; True at that moment."""

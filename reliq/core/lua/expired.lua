@@ -6,4 +6,5 @@
 -- Cost  O(log consumers + returned)
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-return {now, unpack(redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[3] == '' and '-inf' or now - tonumber(ARGV[3]), now, 'LIMIT', ARGV[1], ARGV[2]))}
+local from = ARGV[3] == '' and '-inf' or now - tonumber(ARGV[3])
+return {now, unpack(redis.call('ZRANGEBYSCORE', KEYS[1], from, now, 'LIMIT', ARGV[1], ARGV[2]))}
