@@ -1,0 +1,245 @@
+"""What holds for every script: wrong types and full memory lose nothing, all keys are declared."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as redis_py
+
+import reliq.core
+from reliq.core import envelope as env
+from reliq.core import ops, scripts
+from reliq.core.command import Command
+from tests.lua.lab import Lab, element
+from tests.servers import ExternalServer, RedisServer
+
+LUA = Path(reliq.core.__file__).parent / "lua"
+E = [element(n) for n in range(10)]
+BACK = [element(n, returns=1) for n in range(10)]
+
+
+def busy_trip(lab: Lab) -> Command:
+    """A trip that does all that a trip can do."""
+    return lab.trip_command(
+        "a", 2, want=5, in_hand=4, acks=[E[0], E[9]], server="run1", who="me",
+        settles=[
+            ("retry", E[1], BACK[1], 60_000),
+            ("bury", E[2], env.join_note({"cause": "X"}, BACK[2]), "X"),
+            ("release", E[3], BACK[3], ""),
+        ],
+    )  # fmt: skip
+
+
+COMMANDS: dict[str, Callable[[Lab], Command]] = {
+    "put": lambda lab: ops.put(lab.keys, b"p", 1, [E[8]]),
+    "put, marker": lambda lab: ops.put(lab.keys, b"p", 1, [E[8]], marker=lab.keys.marker(bytes(16))),
+    "put, later": lambda lab: ops.put(lab.keys, b"p", 1, [E[8]], ops.Due("at", 1)),
+    "put, later, marker": lambda lab: ops.put(
+        lab.keys, b"p", 1, [E[8]], ops.Due("at", 1), lab.keys.marker(bytes(16))
+    ),
+    "trip": busy_trip,
+    "trip, decline": lambda lab: lab.trip_command("a", 2, want=5, in_hand=4, mode="decline"),
+    "trip, again": lambda lab: lab.trip_command("a", 1, want=4),
+    "reap, lease": lambda lab: ops.reap(lab.keys, "old", server="", max_losses=1),
+    "reap, dead": lambda lab: ops.reap(lab.keys, "a", dead=True, max_losses=3),
+    "reap, poison": lambda lab: ops.reap(lab.keys, "a", dead=True, max_losses=1),
+    "reap, waiting": lambda lab: ops.reap(lab.keys, "old", server="run9"),
+    "reap, adopted": lambda lab: ops.reap(lab.keys, "stray"),
+    "leave": lambda lab: ops.leave(lab.keys, "a", bell_ended=True),
+    "leave, empty": lambda lab: ops.leave(lab.keys, "idle", bell_ended=True),
+    "renew": lambda lab: ops.renew(lab.keys, "a", 15),
+    "expired": lambda lab: ops.expired(lab.keys, 0, 10),
+    "sweep_producers": lambda lab: ops.sweep_producers(lab.keys, 0),
+}
+
+
+def busy(lab: Lab, *, idle: bool = False) -> None:
+    """A queue with something in every place: the state in which each command has most to do."""
+    k = lab.keys
+    lab.push(*E[:4])
+    lab.trip("a", 1, want=4)
+    lab.trip("old", 1)
+    lab.trip("idle", 1)
+    lab.expire("old", ago=10)
+    lab.client.rpush(k.doing("old"), E[7])
+    lab.push(E[4])
+    lab.bell("a")
+    lab.push(E[5])
+    lab.bell("stray")
+    lab.client.zadd(k.later, {E[6]: 1, element(20): lab.now() + 60_000})
+    lab.client.hset(k.producers, "long ago", "5:1")
+    if not idle:
+        lab.push(b"raw", element(21, lost=1), b"more")
+
+
+def messages(lab: Lab) -> list[bytes]:
+    """The ids (or raw bodies) of all messages of the queue, wherever they are."""
+    k = lab.keys
+    found = [*lab.ready, *lab.later, *(back for _, back in lab.dead)]
+    for key in lab.client.scan_iter(match=k.lists_pattern, count=1000):
+        found += lab.list(key.decode())
+    bodies = []
+    for e in found:
+        envelope = env.unpack(e) if env.is_envelope(e) else None
+        bodies.append(e if envelope is None else envelope.body if envelope.meta.get("r") else envelope.id)
+    return sorted(bodies)
+
+
+def error_of(lab: Lab, command: Command) -> str:
+    """The error reply to a command; empty if there was none."""
+    try:
+        lab.reply(command)
+    except redis_py.exceptions.ResponseError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("idle", [False, True])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_wrong_type_loses_nothing(lab: Lab, name: str, idle: bool) -> None:
+    """Whichever key holds something else: an error means that nothing was written; and if the key was not
+    needed, the script did its work."""
+    command = COMMANDS[name](lab)
+    failed = 0
+    for key in dict.fromkeys(command.keys):
+        lab.client.delete(*(lab.snapshot() or ["-"]))
+        busy(lab, idle=idle)
+        lab.client.delete(key)
+        lab.client.set(key, "foreign")
+        before = lab.snapshot()
+        error = error_of(lab, command)
+        if error:
+            assert "WRONGTYPE" in error
+            assert lab.snapshot() == before
+            assert key != lab.keys.events
+            failed += 1
+        assert lab.client.get(key) == b"foreign"
+    assert failed
+
+
+@pytest.mark.parametrize("name", ["trip", "reap, dead", "reap, poison"])
+def test_broken_ledger_stops_nothing(lab: Lab, name: str) -> None:
+    """Ledger and counters cannot fail a script: a stream of the wrong type, a counter that is no number."""
+    busy(lab)
+    lab.client.set(lab.keys.events, "foreign")
+    lab.client.hset(lab.keys.stats, mapping=dict.fromkeys(("ack", "retry", "bury", "reap", "release"), "x"))
+    everything = messages(lab)
+    acked = [env.unpack(E[0]).id] if name == "trip" else []
+    assert lab.reply(COMMANDS[name](lab))[0] in (b"ok", b"reaped")
+    assert sorted(messages(lab) + acked) == everything
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_out_of_memory(own_lab: Lab, name: str) -> None:
+    """A full Redis refuses puts before anything is written; all else works, so that it can be drained."""
+    lab = own_lab
+    busy(lab, idle=name.startswith("put"))
+    everything = messages(lab)
+    command = COMMANDS[name](lab)
+    lab.client.config_set("maxmemory", 1)
+    before = lab.snapshot()
+    with pytest.raises(redis_py.exceptions.RedisError, match="maxmemory"):
+        lab.client.set("x", "y")
+    if name.startswith("put"):
+        with pytest.raises(redis_py.exceptions.RedisError, match="maxmemory"):
+            lab.reply(command)
+        assert lab.snapshot() == before
+        lab.client.config_set("maxmemory", 0)
+        assert lab.run(command)
+        return
+    lab.reply(command)
+    acked = [env.unpack(E[0]).id] if name == "trip" else []
+    assert sorted(messages(lab) + acked) == everything
+    assert lab.snapshot() != before or name in ("expired", "leave, empty", "trip, again")
+
+
+def test_drained_while_out_of_memory(own_lab: Lab) -> None:
+    """Trips with BLMOVE refused empty a full queue."""
+    lab = own_lab
+    lab.push(*(element(n) for n in range(100)))
+    lab.client.config_set("maxmemory", 1)
+    acks: list[bytes] = []
+    for number in range(1, 12):
+        acks = lab.trip("a", number, want=10, acks=acks, in_hand=len(acks))[9]
+    assert (lab.ready, lab.doing("a")) == ([], [])
+    assert int(lab.client.hget(lab.keys.stats, "ack")) == 100
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_key_is_declared(lab: Lab, server: RedisServer | ExternalServer, name: str) -> None:
+    """A Redis Cluster must know all keys beforehand: no command inside of a script touches another one."""
+    busy(lab, idle="later" in name)
+    command = COMMANDS[name](lab)
+    lab.reply(command)  # loaded, and done
+    lab.client.delete(*lab.snapshot())
+    busy(lab, idle="later" in name)
+    lines: list[str] = []
+    with server.client() as watcher, watcher.monitor() as monitor:
+        lab.reply(command)
+        lab.client.echo(lab.keys.prefix + "end")
+        for entry in monitor.listen():
+            if entry["command"].endswith(lab.keys.prefix + "end"):
+                break
+            if entry["client_type"] == "lua":
+                lines.append(entry["command"])
+    mine = [line for line in lines if lab.keys.prefix in line]
+    assert mine
+    for line in mine:
+        touched = re.findall(re.escape(lab.keys.prefix) + r":\{\S+", line)
+        assert set(touched) <= set(command.keys), line
+        assert len(touched) == 1, line
+
+
+def test_script_flush(own_lab: Lab) -> None:
+    """A server that forgot a script gets it again, and the state goes on where it was."""
+    lab = own_lab
+    busy(lab)
+    for name, make in COMMANDS.items():
+        lab.client.script_flush()
+        command = make(lab)
+        with pytest.raises(redis_py.exceptions.NoScriptError):
+            lab.client.execute_command(*command.words())
+        lab.client.execute_command(*command.source_words())
+        lab.client.execute_command(*command.words())
+        assert name
+
+
+def test_headers() -> None:
+    """Each script opens with its purpose, and names KEYS or ARGV, what it returns and what it costs."""
+    for path in LUA.glob("*.lua"):
+        text = path.read_text("utf-8")
+        head = "".join(line for line in text.splitlines(True) if line.startswith("--"))
+        if path.stem != "envelope":
+            assert text.startswith(f"-- {path.stem}: ")
+            for word in ("-- KEYS  1 ", "-- ARGV  1 ", "-- Returns ", "-- Cost  O("):
+                assert word in head, (path.name, word)
+        assert all(len(line) <= 120 for line in text.splitlines()), path.name
+
+
+def test_source_and_digest_agree(redis: redis_py.Redis) -> None:
+    """EVALSHA finds what SCRIPT LOAD of the source gives."""
+    for script in vars(scripts).values():
+        if isinstance(script, scripts.Script):
+            loaded: Any = redis.script_load(script.source)
+            assert loaded in (script.sha, script.sha.encode())
+
+
+def test_a_thousand_settles_are_quick(lab: Lab) -> None:
+    """The largest trip, all verbs, holds Redis for some ms; twenty times of what is measured are allowed."""
+    count = 1000
+    e = [element(n) for n in range(count)]
+    lab.push(*e)
+    lab.trip("a", 1, want=count)
+    back = [element(n, returns=1) for n in range(count)]
+    settles: list[tuple[str, bytes, bytes, Any]] = [
+        ("retry", x, y, 60_000) for x, y in zip(e[500:], back[500:], strict=True)
+    ]
+    started = time.perf_counter()
+    reply = lab.trip("a", 2, in_hand=count, acks=e[:500], settles=settles)
+    assert time.perf_counter() - started < 0.3
+    assert reply[3] == []
