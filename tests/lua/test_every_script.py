@@ -38,9 +38,9 @@ def busy_trip(lab: Lab) -> Command:
 COMMANDS: dict[str, Callable[[Lab], Command]] = {
     "put": lambda lab: ops.put(lab.keys, b"p", 1, [E[8]]),
     "put, marker": lambda lab: ops.put(lab.keys, b"p", 1, [E[8]], marker=lab.keys.marker(bytes(16))),
-    "put, later": lambda lab: ops.put(lab.keys, b"p", 1, [E[8]], ops.Due("at", 1)),
+    "put, later": lambda lab: ops.put(lab.keys, b"p", 1, [E[8]], ops.Due("at", 0)),
     "put, later, marker": lambda lab: ops.put(
-        lab.keys, b"p", 1, [E[8]], ops.Due("at", 1), lab.keys.marker(bytes(16))
+        lab.keys, b"p", 1, [E[8]], ops.Due("at", 0), lab.keys.marker(bytes(16))
     ),
     "trip": busy_trip,
     "trip, decline": lambda lab: lab.trip_command("a", 2, want=5, in_hand=4, mode="decline"),
@@ -190,7 +190,7 @@ def test_every_key_is_declared(lab: Lab, server: RedisServer | ExternalServer, n
     mine = [line for line in lines if lab.keys.prefix in line]
     assert mine
     for line in mine:
-        touched = re.findall(re.escape(lab.keys.prefix) + r":\{\S+", line)
+        touched = re.findall(r"\S*" + re.escape(lab.keys.prefix) + r":\{\S+", line)
         assert set(touched) <= set(command.keys), line
         assert len(touched) == 1, line
 
