@@ -17,11 +17,13 @@ import reliq
 from reliq.core.command import Command
 from tests.faults.lab import lab, wait_until
 
+#: Seconds of killing; the full measure is 20.
+KILL_SECONDS = float(os.environ.get("KILL_SECONDS", "4"))
+
 
 def test_kill_9_of_a_supervised_process_brings_its_messages_back_at_once(server: Any, prefix: str) -> None:
     """Its messages are ready again in < 250 ms; nothing is lost; only what was in hand runs again."""
-    seconds, messages = float(os.environ.get("RELIQ_TEST_KILL_SECONDS", "4")), 0
-    messages = int(seconds * 1000)
+    seconds, messages = KILL_SECONDS, int(KILL_SECONDS * 1000)
     with lab(server, prefix) as it:
         it.queue.put_many({"n": n, "ms": 15} for n in range(messages))
         worker = it.start(processes=4, concurrency=4)
