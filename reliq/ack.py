@@ -6,7 +6,8 @@ import inspect
 import typing
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar
+from types import CoroutineType
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from reliq.core.retry import Retry
 from reliq.errors import ConfigError
@@ -18,32 +19,41 @@ R = TypeVar("R")
 
 class Handler(Generic[P, R]):
     """A function, its queue and its policy. Called with a body it is the plain function; called with a
-    Lease it handles and settles that.
+    Lease it handles and settles that (a failure is logged, settled, and returns None).
 
     ``queue``: where its messages come from. ``retry``: the policy (None: the queue's).
-    ``timeout``: seconds that one attempt may take (None: as long as it likes).
+    ``timeout``: seconds that a Worker gives one attempt (None: as long as it likes).
     """
 
     def __init__(
         self, queue: Any, function: Callable[P, R], *, retry: Retry | None = None, timeout: float | None = None
     ) -> None:
+        if not callable(function):
+            raise ConfigError(f"ack({function!r}): use @q.ack, or @q.ack(retry=, timeout=) with names")
         if retry is not None and not isinstance(retry, Retry):
             raise ConfigError(f"ack(retry={retry!r}): pass a reliq.Retry(attempts=, wait=, stop=)")
         if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
             raise ConfigError(f"ack(timeout={timeout!r}): seconds above 0, or None")
+        self._takes = _Takes.of(function)
+        # Not its attributes: a function that tenacity has wrapped has one named `retry`.
+        update_wrapper(self, function, updated=())
         self.queue = queue
         self.retry: Retry = retry or queue.options.retry
         self.timeout = timeout
         self.function = function
-        self.is_async = inspect.iscoroutinefunction(function)
-        self._takes_body, self._lease_name = _parameters(function)
-        update_wrapper(self, function)
+        self.is_async = _is_coroutine_function(function)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    @overload
+    def __call__(self, lease: Leased, /) -> R | None: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and not kwargs and isinstance(args[0], Leased):
-            handled: R = self._settling(args[0])
-            return handled
-        return self.function(*args, **kwargs)
+            return self._settling(args[0])
+        function: Callable[..., Any] = self.function
+        return function(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<Handler {self.name} of {self.queue!r}>"
@@ -51,17 +61,25 @@ class Handler(Generic[P, R]):
     @property
     def name(self) -> str:
         """module.function, for messages."""
-        return f"{self.function.__module__}.{self.function.__qualname__}"
+        return f"{getattr(self.function, '__module__', '?')}.{_name(self.function)}"
 
     def call(self, lease: Leased) -> Any:
         """Hand the function the body, and the lease if it wants it. Settles nothing."""
-        args = (lease.body,) if self._takes_body else ()
-        kwargs = {self._lease_name: lease} if self._lease_name else {}
+        takes = self._takes
+        body = (lease.body,) if takes.body else ()
+        args = (lease, *body) if takes.lease_first else body
+        kwargs = {takes.lease: lease} if takes.lease and not takes.lease_first else {}
         function: Callable[..., Any] = self.function
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        if not self.is_async and isinstance(result, CoroutineType):
+            # It would never run, and the message would be acked.
+            result.close()
+            raise TypeError(f"{self.name} is no coroutine function and returned a coroutine; make it `async def`")
+        return result
 
     def _settling(self, lease: Any) -> Any:
         """Handle and settle one lease, in the manner of the function: awaitable if it is a coroutine one."""
+        lease.follow(self.retry)
         if self.is_async:
             return self._settling_async(lease)
         with lease:
@@ -83,37 +101,68 @@ def lease_class(*, is_async: bool) -> Any:
     return Lease
 
 
-def decorate(queue: Any, function: Any = None, /, **options: Any) -> Any:
-    """What ``queue.ack`` is: used bare, or with options."""
+def decorate(queue: Any, function: Any, *, retry: Retry | None, timeout: float | None) -> Any:
+    """What ``queue.ack`` is: used bare, or with options; its overloads tell the types."""
     if function is None:
-        return lambda found: Handler(queue, found, **options)
-    if not callable(function):
-        raise ConfigError(f"ack({function!r}): use @q.ack, or @q.ack(retry=, timeout=) with names")
-    return Handler(queue, function, **options)
+        return lambda found: Handler(queue, found, retry=retry, timeout=timeout)
+    return Handler(queue, function, retry=retry, timeout=timeout)
 
 
-def _parameters(function: Callable[..., Any]) -> tuple[bool, str | None]:
-    """(does it take the body, the name of the parameter for the lease); TypeError if it wants more."""
+class _Takes(NamedTuple):
+    """What a function wants: the body, the lease (under which name), and that one before the body."""
+
+    body: bool
+    lease: str | None
+    lease_first: bool
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> _Takes:
+        """Read its signature; TypeError if it wants more, or does nothing when called."""
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"{_name(function)}: a generator does nothing when it is called; return, don't yield")
+        try:
+            parameters = inspect.signature(function).parameters
+        except ValueError:  # some builtins have none
+            return cls(True, None, False)
+        hints = _hints(function)
+        body, lease, lease_first = False, None, False
+        for name, parameter in parameters.items():
+            by_name_only = parameter.kind is parameter.KEYWORD_ONLY
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                body = True
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            elif lease is None and (name == "lease" or _is_lease(hints.get(name, parameter.annotation))):
+                lease, lease_first = name, not body and not by_name_only
+                if parameter.kind is parameter.POSITIONAL_ONLY and not lease_first:
+                    raise TypeError(f"{_name(function)}: parameter {name!r} must be passable by name")
+            elif not body and not by_name_only:
+                body = True
+            elif parameter.default is parameter.empty:
+                raise TypeError(
+                    f"{_name(function)}: a handler takes the body, and the lease if a parameter is named or "
+                    f"annotated so; give parameter {name!r} a default"
+                )
+        return cls(body, lease, lease_first)
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        hints = typing.get_type_hints(function)
+        return typing.get_type_hints(function)
     except Exception:  # noqa: BLE001 - a forward reference that cannot be resolved here is no error of ours
-        hints = {}
-    body, lease = False, None
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            body = body or parameter.kind is parameter.VAR_POSITIONAL
-        elif lease is None and (name == "lease" or _is_lease(hints.get(name, parameter.annotation))):
-            if parameter.kind is parameter.POSITIONAL_ONLY:
-                raise TypeError(f"{function.__qualname__}: parameter {name!r} must be passable by name")
-            lease = name
-        elif not body and parameter.kind is not parameter.KEYWORD_ONLY:
-            body = True
-        elif parameter.default is parameter.empty:
-            raise TypeError(
-                f"{function.__qualname__}{inspect.signature(function)}: a handler takes the body, and the lease "
-                f"if it is named or annotated so; give parameter {name!r} a default"
-            )
-    return body, lease
+        return {}
+
+
+def _name(function: Any) -> str:
+    """Partials and objects have no name of their own."""
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    """Also of partials, and of objects with an async ``__call__``."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(type(function), "__call__", None)  # noqa: B004 - not whether it is callable, but how
+    )
 
 
 def _is_lease(annotation: Any) -> bool:

@@ -90,6 +90,10 @@ class Leased:
     def __repr__(self) -> str:
         return f"<Lease {self.id} queue={self.queue} attempt={self.attempt} fence={self.fence}>"
 
+    def follow(self, retry: Retry) -> None:
+        """Let another policy than the queue's decide when it fails: that of the handler that it is given to."""
+        self._retry = retry
+
     def enter(self) -> None:
         """Let logs and puts from here on know which message they belong to."""
         current = context.Current(self.queue, self.id, self.attempt, self._state.name, self.trace_id)

@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
 from reliq.ack import Handler, lease_class
@@ -122,6 +123,92 @@ class Executor(Generic[S]):
                 lease.report(error, settle)
             station.finish(settle)
         self._slots.append(slot)
+
+
+class ThreadExecutor(Executor[S]):
+    """Up to ``concurrency`` threads, started when they are needed.
+
+    Waking a thread costs more than a short handler runs. So while handlers are quick, one thread works
+    through the jobs and the others are woken only when it falls behind (``nudge``).
+    """
+
+    def __init__(
+        self,
+        pace: Pace,
+        defer: Callable[[Job[S]], None],
+        settler: Callable[[S], Any],
+        board: Board | None = None,
+    ) -> None:
+        super().__init__(pace, defer, board)
+        self._settler = settler
+        self._lease_class = lease_class(is_async=False)
+        self._tokens: SimpleQueue[bool] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._resting = 0
+        self._lock = threading.Lock()
+
+    def submit(self, jobs: list[Job[S]]) -> None:
+        """Run these, in order, as soon as slots are free."""
+        self.waiting.extend(jobs)
+        at_work = len(self._threads) - self._resting
+        if self.pace.quick:
+            self._wake(1 if at_work == 0 else 0)
+        else:
+            self._wake(len(jobs))
+
+    def nudge(self) -> bool:
+        """Wake one more thread if jobs wait; True if it may be worth asking again soon."""
+        if self.waiting:
+            self._wake(1)
+        return bool(self.waiting) and (self._resting > 0 or len(self._threads) < self.pace.concurrency)
+
+    def _wake(self, n: int) -> None:
+        for _ in range(n):
+            with self._lock:
+                if self._resting > 0:
+                    self._resting -= 1
+                elif len(self._threads) < self.pace.concurrency:
+                    name = f"reliq-handler-{len(self._threads)}"
+                    thread = threading.Thread(target=self._work, name=name, daemon=True)
+                    self._threads.append(thread)
+                    thread.start()
+                else:
+                    return
+            self._tokens.put(True)
+
+    def _work(self) -> None:
+        while self._tokens.get():
+            while True:
+                try:
+                    job = self.waiting.popleft()
+                except IndexError:
+                    with self._lock:
+                        if not self.waiting:
+                            self._resting += 1
+                            break
+                    continue
+                self._run(job)
+
+    def _run(self, job: Job[S]) -> None:
+        if not self._may_start(job):
+            return
+        slot = self._slots.popleft()
+        running = self._begin(slot, job)
+        lease = self._lease_class(job.message, self._settler(job.station), job.station.handler.retry)
+        error: BaseException | None = None
+        try:
+            lease.enter()
+            job.station.handler.call(lease)
+        except BaseException as raised:  # noqa: BLE001 - nothing that a handler raises may end the worker
+            error = raised
+        finally:
+            lease.leave()
+        self._end(slot, running, lease, error)
+
+    def close(self) -> None:
+        """Let the threads end when they are done; a stuck one is left behind (it is a daemon)."""
+        for _ in self._threads:
+            self._tokens.put(False)
 
 
 class CoroutineExecutor(Executor[S]):

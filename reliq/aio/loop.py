@@ -6,37 +6,46 @@ The same turns as ``reliq.sync.loop``, in one task of the application's event lo
 from __future__ import annotations
 
 import asyncio
+import threading
+from contextlib import suppress
 from typing import Any
 
 from reliq import defaults
 from reliq.ack import Handler
-from reliq.aio.executor import TaskExecutor, ThreadedExecutor
+from reliq.aio.executor import TaskExecutor, ThreadSettler
 from reliq.aio.queue import Queue
 from reliq.aio.station import Station
 from reliq.aio.sweeper import Sweeper
 from reliq.errors import ReliqError
 from reliq.logging import log
 from reliq.model import clock
-from reliq.running import Running
+from reliq.running import Running, ThreadExecutor
 from reliq.working import Job, Working
 
 Handlers = list[tuple[Handler[..., Any], Queue]]
 
 
 class Loop(Working[Station]):
-    """Runs in the task that awaits ``run``. ``stop`` and ``wake`` are called from the same event loop."""
+    """Runs in the task that awaits ``run``. ``stop`` is called from the same event loop, ``wake`` also from
+    the threads of plain handlers."""
 
     def __init__(self, handlers: Handlers, **options: Any) -> None:
         super().__init__(**options)
         self._handlers = handlers
+        self._event_loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._awake = asyncio.Event()
-        self._executors: dict[bool, TaskExecutor | ThreadedExecutor] = {}
+        self._executors: dict[bool, TaskExecutor | ThreadExecutor[Station]] = {}
         self._sweeper: Sweeper | None = None
         self.started = asyncio.Event()
 
     def wake(self) -> None:
         """Let the loop look around."""
-        self._awake.set()
+        if threading.get_ident() == self._thread:
+            self._awake.set()
+        elif not self._awake.is_set():
+            with suppress(RuntimeError):  # a stuck handler came back after the event loop was closed
+                self._event_loop.call_soon_threadsafe(self._awake.set)
 
     def stop(self) -> None:
         """First call: claim no more, finish within the grace. Second call: give everything back at once."""
@@ -62,12 +71,17 @@ class Loop(Working[Station]):
             await queue.ping()
         for index, (handler, queue) in enumerate(self._handlers):
             if handler.is_async not in self._executors:
-                kind = TaskExecutor if handler.is_async else ThreadedExecutor
-                self._executors[handler.is_async] = kind(self.pace, self._defer)
+                self._executors[handler.is_async] = self._executor(handler.is_async)
             self.stations.append(Station(index, handler, queue, self.who, self.wake))
         self._sweeper = Sweeper([queue for _, queue in self._handlers])
         names = ", ".join(handler.name for handler, _ in self._handlers)
         log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)
+
+    def _executor(self, is_async: bool) -> TaskExecutor | ThreadExecutor[Station]:
+        if is_async:
+            return TaskExecutor(self.pace, self._defer)
+        loop = asyncio.get_running_loop()
+        return ThreadExecutor(self.pace, self._defer, lambda station: ThreadSettler(station, loop))
 
     # -- one turn ---------------------------------------------------------------------------------------
 
@@ -110,6 +124,9 @@ class Loop(Working[Station]):
     async def _sleep(self, now: float) -> None:
         free = self.free > 0
         pause = min([1.0, *(s.due_in(now, s.engine.answered_at, free=free) for s in self.stations)])
+        for executor in self._executors.values():
+            if executor.nudge():
+                pause = min(pause, 0.002)
         if self.holds_back:
             pause = min(pause, 0.05)
             self._submit([])

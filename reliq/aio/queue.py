@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from reliq import defaults, embedded, model
 from reliq.aio.connection import Links
@@ -18,6 +18,7 @@ from reliq.core.retry import Retry
 from reliq.errors import OutcomeUnknown, PutManyError, Refused
 
 if TYPE_CHECKING:
+    from reliq.ack import Handler, P, R
     from reliq.aio.consumer import Consumer
 
 
@@ -153,11 +154,25 @@ class Queue:
 
         return Consumer(self, prefetch=prefetch, until_empty=until_empty)
 
-    def ack(self, function: Any = None, /, **options: Any) -> Any:
-        """Make a handler of a function: ``@q.ack`` or ``@q.ack(retry=Retry(...), timeout=30)``."""
+    @overload
+    def ack(
+        self, function: Callable[P, R], /, *, retry: Retry | None = None, timeout: float | None = None
+    ) -> Handler[P, R]: ...
+
+    @overload
+    def ack(
+        self, function: None = None, /, *, retry: Retry | None = None, timeout: float | None = None
+    ) -> Callable[[Callable[P, R]], Handler[P, R]]: ...
+
+    def ack(self, function: Any = None, /, *, retry: Retry | None = None, timeout: float | None = None) -> Any:
+        """Make a handler of a function: ``@q.ack`` or ``@q.ack(retry=Retry(...), timeout=30)``.
+
+        ``retry``: the policy for it (None: the queue's). ``timeout``: seconds that one attempt may take.
+        TypeError if the function wants more than the body and the lease.
+        """
         from reliq.ack import decorate
 
-        return decorate(self, function, **options)
+        return decorate(self, function, retry=retry, timeout=timeout)
 
     # -- ask --------------------------------------------------------------------------------------------
 

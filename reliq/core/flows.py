@@ -6,7 +6,7 @@ A flow is sent the parsed reply of what it yielded (a list of them for a list) a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from reliq import defaults
 from reliq.core import ops
@@ -123,6 +123,14 @@ def reap_dead_g(keys: Keys, consumer: str, *, max_losses: int, started: list[byt
     return report
 
 
+def all_of(replies: list[Any]) -> list[Any]:
+    """The replies of a pipeline of which none may be missing; raises the first error among them."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
 class Sizes(NamedTuple):
     """How many messages of a queue are in each state."""
 
@@ -135,15 +143,16 @@ class Sizes(NamedTuple):
 def sizes_g(keys: Keys) -> Flow[Sizes]:
     """Count by state. The parts are read one after the other, so a message in motion may be missed."""
     names = [name for name, _ in (yield ops.consumers(keys))]
-    counts = yield [
-        ops.length(keys.ready),
-        ops.length(keys.later, "ZCARD"),
-        ops.length(keys.dead, "ZCARD"),
-        *(ops.length(part(name)) for name in names for part in (keys.inbox, keys.doing)),
-    ]
-    for count in counts:
-        if isinstance(count, Exception):
-            raise count
+    counts = all_of(
+        (
+            yield [
+                ops.length(keys.ready),
+                ops.length(keys.later, "ZCARD"),
+                ops.length(keys.dead, "ZCARD"),
+                *(ops.length(part(name)) for name in names for part in (keys.inbox, keys.doing)),
+            ]
+        )
+    )
     return Sizes(ready=counts[0], doing=sum(counts[3:]), later=counts[1], dead=counts[2])
 
 
@@ -161,24 +170,25 @@ class ConsumerInfo(NamedTuple):
 
 def consumers_g(keys: Keys) -> Flow[list[ConsumerInfo]]:
     """Who is registered, with leases and what each holds."""
-    now, registered = yield [ops.server_time(), ops.consumers(keys)]
+    now, registered = all_of((yield [ops.server_time(), ops.consumers(keys)]))
     found = []
     for start in range(0, len(registered), 200):
         batch = registered[start : start + 200]
-        replies = yield [
-            command
-            for name, _ in batch
-            for command in (
-                ops.length(keys.doing(name)),
-                ops.length(keys.inbox(name)),
-                ops.session(keys, name),
+        replies = all_of(
+            (
+                yield [
+                    command
+                    for name, _ in batch
+                    for command in (
+                        ops.length(keys.doing(name)),
+                        ops.length(keys.inbox(name)),
+                        ops.session(keys, name),
+                    )
+                ]
             )
-        ]
+        )
         for place, (name, end) in enumerate(batch):
             doing, inbox, record = replies[3 * place : 3 * place + 3]
-            for reply in (doing, inbox, record):
-                if isinstance(reply, Exception):
-                    raise reply
             found.append(
                 ConsumerInfo(
                     name,

@@ -15,9 +15,9 @@ from reliq.errors import ReliqError
 from reliq.lease import settle_for
 from reliq.logging import log
 from reliq.model import clock
-from reliq.running import Running
+from reliq.running import Running, ThreadExecutor
 from reliq.sync.board import Board
-from reliq.sync.executor import AsyncExecutor, ThreadExecutor
+from reliq.sync.executor import AsyncExecutor
 from reliq.sync.queue import Queue
 from reliq.sync.station import Station
 from reliq.sync.sweeper import Sweeper
@@ -36,7 +36,7 @@ class Loop(Working[Station]):
         self._board = board
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._awake = False
-        self._executors: dict[bool, ThreadExecutor | AsyncExecutor] = {}
+        self._executors: dict[bool, ThreadExecutor[Station] | AsyncExecutor] = {}
         self._sweeper: Sweeper | None = None
 
     # -- from anywhere ----------------------------------------------------------------------------------
@@ -71,12 +71,16 @@ class Loop(Working[Station]):
             queue.ping()
         for index, (handler, queue) in enumerate(self._handlers):
             if handler.is_async not in self._executors:
-                kind = AsyncExecutor if handler.is_async else ThreadExecutor
-                self._executors[handler.is_async] = kind(self.pace, self._defer, self._board)
+                self._executors[handler.is_async] = self._executor(handler.is_async)
             self.stations.append(Station(index, handler, queue, self.who, self.wake))
         self._sweeper = Sweeper([queue for _, queue in self._handlers])
         names = ", ".join(handler.name for handler, _ in self._handlers)
         log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)
+
+    def _executor(self, is_async: bool) -> ThreadExecutor[Station] | AsyncExecutor:
+        if is_async:
+            return AsyncExecutor(self.pace, self._defer, self._board)
+        return ThreadExecutor(self.pace, self._defer, lambda station: station, self._board)
 
     # -- one turn ---------------------------------------------------------------------------------------
 

@@ -53,6 +53,10 @@ def do(body: dict[str, Any]) -> None:
         raise BaseException("not an Exception")
     elif deed == "hang":
         time.sleep(3600)
+    elif deed == "fork":
+        if os.fork() == 0:  # a grandchild that keeps every inherited socket open
+            time.sleep(body["seconds"])
+            os._exit(0)
     elif deed == "gil":
         _hold_the_gil(body["seconds"])
 

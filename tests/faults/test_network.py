@@ -106,6 +106,20 @@ def test_an_outage_longer_than_the_lease_expires_nobody(own_server: RedisServer,
         assert other.process.poll() is None
 
 
+def test_a_redis_that_stood_still_expires_nobody(own_server: RedisServer, prefix: str) -> None:
+    """The server is stopped for three leases, and its clock has gone on: nobody could renew, nobody is reaped."""
+    with lab(own_server, prefix, lease=1.0) as it:
+        it.queue.put_many({"n": n, "ms": 5000} for n in range(2))
+        it.start(concurrency=1)
+        it.start(concurrency=1)
+        wait_until(lambda: len(it.effects()) == 2, 10, "in hand")
+        own_server.suspend()
+        time.sleep(3.0)
+        own_server.resume()
+        it.drained(15)
+        assert it.count() == {0: 1, 1: 1}
+
+
 def test_a_full_redis_refuses_puts_and_is_drained(own_server: RedisServer, prefix: str) -> None:
     """noeviction and no memory: QueueFull for producers; consumers drain it with no memory freed by hand."""
     with lab(own_server, prefix) as it:

@@ -158,6 +158,58 @@ def test_a_held_gil_does_not_cost_the_lease_under_the_supervisor(server: Any, pr
         assert other.process.poll() is None
 
 
+def test_a_stopped_child_is_not_renewed_for(server: Any, prefix: str) -> None:
+    """SIGSTOP of one child: the supervisor does not keep its lease, so others do its work."""
+    with lab(server, prefix, lease=1.0) as it:
+        it.queue.put({"n": 1, "ms": 300})
+        worker = it.start(supervise=True, concurrency=1)
+        wait_until(it.effects, 10, "in hand")
+        [child] = worker.children()
+        os.kill(child, signal.SIGSTOP)
+        it.start(concurrency=1)
+        wait_until(lambda: it.count()[1] == 2, 5, "done by the other")
+        it.drained(5)
+        os.kill(child, signal.SIGCONT)
+
+
+def test_a_grandchild_that_keeps_the_sockets_takes_no_message_with_it(server: Any, prefix: str) -> None:
+    """A handler forked and its process is killed: the server still sees that process in BLMOVE, and the next
+    message must not be stranded with it."""
+    with lab(server, prefix, block=5.0) as it:
+        worker = it.start(processes=1, supervise=True, concurrency=2)
+        it.queue.put({"n": 1, "do": "fork", "seconds": 8})
+        it.drained(10)
+        [child] = worker.children()
+        time.sleep(0.1)  # let it block in BLMOVE again
+        os.kill(child, signal.SIGKILL)
+        it.queue.put_many([{"n": 2}, {"n": 3}])
+        wait_until(lambda: set(it.count()) == {1, 2, 3}, 3, "both handled at once")
+
+
+def test_a_suspect_is_run_beside_a_stuck_slot_if_nobody_else_lives(server: Any, prefix: str) -> None:
+    """Empty hands never come, because one handler hangs; the message that a worker died with runs all the same."""
+    with lab(server, prefix, lease=1.5) as it:
+        first = it.start(concurrency=2)
+        it.queue.put({"n": 1, "ms": 700})
+        wait_until(it.effects, 10, "in hand")
+        first.signal(signal.SIGKILL)
+        first.process.wait(5)
+        it.queue.put({"n": 0, "do": "hang"})
+        it.start(concurrency=2, grace=0.5)  # takes the hanging one; the suspect comes back a lease later
+        wait_until(lambda: it.count()[1] == 2, 15, "the suspect ran beside the stuck slot")
+
+
+def test_neighbours_of_a_poison_message_that_takes_long_are_not_buried_with_it(server: Any, prefix: str) -> None:
+    """One worker, four handlers of 1.5 s, one of them poison: only that one dies, whatever was beside it."""
+    with lab(server, prefix) as it:
+        it.queue.put_many([{"n": n, "ms": 1500} for n in range(3)] + [{"n": 3, "ms": 300, "do": "segfault"}])
+        it.start(supervise=True, concurrency=4)
+        it.drained(40)
+        assert it.queue.size().dead == 1
+        assert it.count()[3] == 3
+        assert max(it.count()[n] for n in range(3)) == 2
+
+
 def test_sigterm_finishes_gives_back_and_exits_0(server: Any, prefix: str) -> None:
     """SIGTERM: what runs may finish within the grace; what no handler saw goes back in order, uncounted."""
     with lab(server, prefix) as it:

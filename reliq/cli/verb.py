@@ -1,0 +1,62 @@
+"""What a command is, and the options that all of them take."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from reliq.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, by the same way as everything else."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}. See {self.prog} --help")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command. ``queues``: what ``--queue`` means: "one", "any" number of them, or a text of its own.
+
+    ``configure`` adds the options that only this verb has; ``run`` does the work and returns the exit status.
+    """
+
+    name: str
+    summary: str
+    details: str
+    example: str
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    queue_help: str
+    many_queues: bool = False
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Read the options behind the verb; ConfigError says what is wrong with them."""
+        return self.parser().parse_args(words)
+
+    def parser(self) -> Parser:
+        """The parser of this verb: its own options first, then those that all verbs take."""
+        parser = Parser(
+            prog=f"reliq {self.name}",
+            description=f"{self.summary[0].upper()}{self.summary[1:]}. {self.details}",
+            epilog=f"example:\n  {self.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.configure(parser)
+        common = parser.add_argument_group("options of every command")
+        common.add_argument(
+            "--url", help="redis://, rediss:// or unix:// (default: $RELIQ_URL, else a private embedded Redis)"
+        )
+        if self.many_queues:
+            common.add_argument(
+                "--queue", action="append", default=[], metavar="NAME", help=f"{self.queue_help}; can be repeated"
+            )
+        else:
+            common.add_argument("--queue", metavar="NAME", help=self.queue_help)
+        common.add_argument("--prefix", help="of all keys (default: $RELIQ_PREFIX, else reliq)")
+        common.add_argument("--json", action="store_true", help='print JSON with "schema": 1')
+        return parser

@@ -1,0 +1,171 @@
+"""``reliq worker``: runs handlers, always under a supervisor."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from reliq import defaults
+from reliq.ack import Handler
+from reliq.cli import logs, text
+from reliq.cli.failure import FINE
+from reliq.cli.verb import Verb
+from reliq.errors import ConfigError
+from reliq.sync.worker import Worker
+
+AnyHandler = Handler[..., Any]
+
+_HOW = "make one with @q.ack above a function, where q = reliq.Queue(name)"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("handlers", nargs="+", metavar="MODULE[:HANDLER]", help="a handler, or a module for all of its handlers")
+    add("--concurrency", type=int, default=defaults.CONCURRENCY, help="handlers at once per process (%(default)s)")
+    add("--processes", type=int, default=1, help="worker processes (%(default)s)")
+    add("--grace", type=float, default=defaults.GRACE, help="seconds to finish on SIGTERM (%(default)s)")
+    add("--name", default="", help="shown by reliq status beside the pid")
+    add("--until-empty", action="store_true", help="end when the queues are empty")
+    add("--log-level", choices=logs.LEVELS, default="info", help="(%(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Until SIGTERM or SIGINT (or empty). Raises at once if a queue cannot be reached."""
+    # Handlers' queues are made when their module is imported: what they fall back to is said before.
+    for variable, value in (("RELIQ_URL", args.url), ("RELIQ_PREFIX", args.prefix)):
+        if value:
+            os.environ[variable] = value
+    logs.set_up(args.log_level, as_json=args.json)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    before = set(threading.enumerate())
+    handlers = only(find_all(args.handlers), args.queue)
+    _check_threads(set(threading.enumerate()) - before, args.handlers)
+    Worker(
+        *handlers,
+        concurrency=args.concurrency,
+        processes=args.processes,
+        grace=args.grace,
+        name=args.name,
+        until_empty=args.until_empty,
+    ).supervise()
+    return FINE
+
+
+def find_all(specs: Sequence[str]) -> list[AnyHandler]:
+    """The handlers that these names mean, each once, in order; ConfigError for one that means none."""
+    found: list[AnyHandler] = []
+    for spec in specs:
+        module_name, colon, attribute = spec.partition(":")
+        module = load(module_name)
+        found += [_named(module, attribute)] if colon else _all_of(module)
+    return list(dict.fromkeys(found))
+
+
+def only(handlers: list[AnyHandler], queues: Sequence[str]) -> list[AnyHandler]:
+    """Those of the named queues; all, if none is named."""
+    names = [handler.queue.name for handler in handlers]
+    for queue in queues:
+        if queue not in names:
+            raise ConfigError(
+                f"no handler takes queue {queue!r}{text.near(queue, names)}; there are handlers for "
+                f"{', '.join(names)}"
+            )
+    return [handler for handler in handlers if not queues or handler.queue.name in queues]
+
+
+def load(name: str) -> ModuleType:
+    """Import a module of the user; ConfigError says what is wrong with it, and where."""
+    if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
+        advice = " (without .py)" if name.endswith(".py") else ""
+        raise ConfigError(f"{name!r} is no module name{advice}; write it as in an import: reliq worker pkg.module")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise _not_found(name, error.name) from error
+        raise _broken(name, error) from error
+    except (Exception, SystemExit) as error:
+        raise _broken(name, error) from error
+
+
+def _not_found(name: str, missing: str) -> ConfigError:
+    here = [module.name for module in pkgutil.iter_modules([os.getcwd()])]
+    return ConfigError(
+        f"module {name!r} is not found (there is no {missing!r}){text.near(name, here)}; it is looked for in "
+        f"{os.getcwd()} and in what is installed for {sys.executable}"
+    )
+
+
+def _broken(name: str, error: BaseException) -> ConfigError:
+    """The user's module fails when it is imported: the error, and the last line of it that is not ours."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if len(frames) > 1 else ""
+    if isinstance(error, SyntaxError):
+        where = f"{error.filename}:{error.lineno}"
+    at = f" at {where}" if where else ""
+    return ConfigError(
+        f"module {name!r} cannot be imported: {type(error).__name__}: {error}{at}. "
+        f"`python -c 'import {name}'` shows all of it"
+    )
+
+
+def _named(module: ModuleType, attribute: str) -> AnyHandler:
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            names = list(_handlers_in(module))
+            known = f"; its handlers are {', '.join(names)}" if names else f"; it has no handler: {_HOW}"
+            raise ConfigError(
+                f"module {module.__name__!r} has no {attribute!r}{text.near(attribute, names)}{known}"
+            )
+        found = getattr(found, part)
+    if not isinstance(found, Handler):
+        raise ConfigError(
+            f"{module.__name__}:{attribute} is no handler but {type(found).__name__}; {_HOW}, "
+            "or wrap it: handler = q.ack(function)"
+        )
+    return found
+
+
+def _all_of(module: ModuleType) -> list[AnyHandler]:
+    found = list(_handlers_in(module).values())
+    if not found:
+        raise ConfigError(f"module {module.__name__!r} has no handler; {_HOW}")
+    return found
+
+
+def _handlers_in(module: ModuleType) -> dict[str, AnyHandler]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, Handler)}
+
+
+def _check_threads(started: set[threading.Thread], specs: Sequence[str]) -> None:
+    """A process with threads must not be forked: a lock that one of them holds stays locked in the child."""
+    if started:
+        names = ", ".join(sorted(thread.name for thread in started))
+        raise ConfigError(
+            f"importing {' '.join(specs)} starts threads ({names}), and a process with threads cannot be forked "
+            "safely; start them in the handler at its first call, or run reliq.Worker(handler).run() in a "
+            "program of your own"
+        )
+
+
+VERB = Verb(
+    name="worker",
+    summary="run handlers, supervised",
+    details="A worker process that dies or hangs is replaced, and what it held is ready again at once. "
+    "Modules of the current directory can be imported.",
+    example="reliq worker shop.mails:send --concurrency 16 --processes 2",
+    configure=configure,
+    run=run,
+    queue_help="run only the handlers of this queue",
+    many_queues=True,
+)
