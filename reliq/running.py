@@ -122,6 +122,7 @@ class Executor(Generic[S]):
             if error is not None:
                 lease.report(error, settle)
             station.finish(settle)
+        lease.leave()
         self._slots.append(slot)
 
 
@@ -196,13 +197,11 @@ class ThreadExecutor(Executor[S]):
         running = self._begin(slot, job)
         lease = self._lease_class(job.message, self._settler(job.station), job.station.handler.retry)
         error: BaseException | None = None
+        lease.enter()
         try:
-            lease.enter()
             job.station.handler.call(lease)
         except BaseException as raised:  # noqa: BLE001 - nothing that a handler raises may end the worker
             error = raised
-        finally:
-            lease.leave()
         self._end(slot, running, lease, error)
 
     def close(self) -> None:
@@ -244,8 +243,6 @@ class CoroutineExecutor(Executor[S]):
         except asyncio.CancelledError as cancelled:
             # By wait_for below, by the handler itself, or because the loop ends: a failed attempt at most.
             error = cancelled
-        finally:
-            lease.leave()
         if running.overdue(clock()) and isinstance(error, asyncio.CancelledError | asyncio.TimeoutError):
             error = TimeoutError(f"took longer than its timeout of {handler.timeout} s")
         self._end(slot, running, lease, error)

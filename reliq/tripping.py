@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reliq.core.consumer import Answer, ConsumerState
+from reliq.core.consumer import Answer, ConsumerState, Message
 from reliq.errors import ReliqError
 from reliq.logging import log
 from reliq.model import QueueOptions, clock, consumer_name
@@ -48,17 +48,30 @@ class Tripping:
             log.warning(
                 "queue %r: the lease of message %s is lost (its consumer was silent for longer than the lease "
                 "of %s s); another consumer has it",
-                self._name, message.envelope.id.hex(), self.state.lease,
+                self._name, message.envelope.id.hex(), self.state.lease, extra=self._fields(message),
             )  # fmt: skip
         late = [s for s in answer.settled if not s.accepted]
         if late:
             log.warning(
                 "queue %r: %d late settle(s) refused, the first: %s of message %s",
                 self._name, len(late), late[0].verb, late[0].message.envelope.id.hex(),
+                extra=self._fields(late[0].message),
             )  # fmt: skip
         for settle in answer.settled:
             if settle.on_settled is not None:
                 settle.on_settled(settle)
+
+    def _fields(self, message: Message) -> dict[str, object]:
+        """What a log record says of a message when no handler's context does."""
+        envelope = message.envelope
+        trace_id = envelope.meta.get("t") or envelope.id.hex()
+        return {
+            "queue": self._name,
+            "id": envelope.id.hex(),
+            "attempt": envelope.attempt,
+            "consumer": self.state.name,
+            "trace_id": trace_id,
+        }
 
     def _note_down(self, error: ReliqError) -> None:
         """One line when the connection goes, one when it is back; not one per try."""

@@ -143,16 +143,13 @@ class Sizes(NamedTuple):
 def sizes_g(keys: Keys) -> Flow[Sizes]:
     """Count by state. The parts are read one after the other, so a message in motion may be missed."""
     names = [name for name, _ in (yield ops.consumers(keys))]
-    counts = all_of(
-        (
-            yield [
-                ops.length(keys.ready),
-                ops.length(keys.later, "ZCARD"),
-                ops.length(keys.dead, "ZCARD"),
-                *(ops.length(part(name)) for name in names for part in (keys.inbox, keys.doing)),
-            ]
-        )
-    )
+    counts = yield [
+        ops.length(keys.ready),
+        ops.length(keys.later, "ZCARD"),
+        ops.length(keys.dead, "ZCARD"),
+        *(ops.length(part(name)) for name in names for part in (keys.inbox, keys.doing)),
+    ]
+    all_of(counts)
     return Sizes(ready=counts[0], doing=sum(counts[3:]), later=counts[1], dead=counts[2])
 
 
@@ -174,19 +171,16 @@ def consumers_g(keys: Keys) -> Flow[list[ConsumerInfo]]:
     found = []
     for start in range(0, len(registered), 200):
         batch = registered[start : start + 200]
-        replies = all_of(
-            (
-                yield [
-                    command
-                    for name, _ in batch
-                    for command in (
-                        ops.length(keys.doing(name)),
-                        ops.length(keys.inbox(name)),
-                        ops.session(keys, name),
-                    )
-                ]
+        replies = yield [
+            command
+            for name, _ in batch
+            for command in (
+                ops.length(keys.doing(name)),
+                ops.length(keys.inbox(name)),
+                ops.session(keys, name),
             )
-        )
+        ]
+        all_of(replies)
         for place, (name, end) in enumerate(batch):
             doing, inbox, record = replies[3 * place : 3 * place + 3]
             found.append(
