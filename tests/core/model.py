@@ -14,7 +14,6 @@ from reliq.core import envelope as env
 from reliq.core.command import Command
 
 BELL = b"\xc1rlq\x00"
-POISON_AFTER = 3
 
 
 def raw(value: Any) -> bytes:
@@ -116,6 +115,8 @@ class Model:
         claimed: list[bytes] = []
         declined: list[bytes] = []
         passed, size, blocked = 0, 0, False
+        while want and self.ready and self.ready[-1] == BELL:
+            self.ready.pop()
         look = 0 if not want else want + 100 if mode == "decline" else want
         for place, element in enumerate(reversed(self.ready[-look:] if look else []), 1):
             size += len(element)
@@ -152,8 +153,8 @@ class Model:
             times.append(ends[0][0] + 1)
         return max(min(times) - self.now, 0) if times else -1
 
-    def reap(self, name: str, *, dead: bool = False, started: list[bytes] | None = None) -> None:
-        """All that one consumer held goes back; ``dead`` marks its name for good."""
+    def reap(self, name: str, *, dead: bool = False, poison: int = 3) -> None:
+        """All that one consumer held goes back, charged; ``dead`` marks its name for good."""
         if dead:
             self.sessions[name]["dead"] = self.now
         held = [e for e in self.inbox.pop(name, []) if e != BELL]
@@ -165,16 +166,15 @@ class Model:
             if not env.is_envelope(element) or element[4] != 1:
                 self.ready.append(element)
                 continue
-            was_lost = started is None or element[23:39] in started
-            back = bumped(element, lost=was_lost)
-            if was_lost and lost_count(back) >= POISON_AFTER:
+            back = bumped(element)
+            if lost_count(back) >= poison:
                 self.dead[back] = self.now
             else:
                 self.ready.append(back)
 
 
-def bumped(element: bytes, *, lost: bool) -> bytes:
-    """What a reap makes of an envelope, whatever its meta may be."""
+def bumped(element: bytes) -> bytes:
+    """What a reap makes of an envelope, whatever its meta may be: one more return, one more loss."""
     returns = int.from_bytes(element[13:17], "big") + 1
-    losses = min(element[21] + lost, 255)
+    losses = min(element[21] + 1, 255)
     return element[:13] + returns.to_bytes(4, "big") + element[17:21] + bytes([losses]) + element[22:]
