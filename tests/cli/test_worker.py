@@ -1,0 +1,177 @@
+"""`reliq worker`: handlers of a module in the current directory, under a supervisor."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Commands
+
+HANDLERS = """
+import logging, os, time
+import reliq
+
+emails = reliq.Queue("emails")
+images = reliq.Queue("images")
+
+def note(what):
+    with open("effects", "a") as file:
+        file.write(f"{what} {os.getpid()}\\n")
+
+@emails.ack
+def send(body):
+    logging.getLogger("shop").info("sending %s", body)
+    if body == "slow":
+        time.sleep(1)
+    note(body)
+
+@images.ack
+async def resize(body):
+    note(body)
+"""
+
+
+@pytest.fixture
+def shop(commands: Commands, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `reliq worker` beside a package `shop` with two handlers; ends what is still there."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    (tmp_path / "shop" / "handlers.py").write_text(HANDLERS)
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*words: str) -> subprocess.Popen[str]:
+        started.append(commands.start("worker", *words))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def effects(folder: Path) -> list[tuple[str, int]]:
+    """What the handlers did, and in which process."""
+    path = folder / "effects"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(line.split()[0], int(line.split()[1])) for line in lines]
+
+
+def eventually(true: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + 20
+    while not (value := true()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+    return value
+
+
+def put(commands: Commands, queue: str, *bodies: object) -> None:
+    with commands.queue(queue) as q:
+        q.put_many(bodies)
+
+
+def test_sigterm_ends_it_with_0(
+    commands: Commands, shop: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """All handlers of a module run, in a child; SIGTERM finishes what is at work: exit status 0, nothing left."""
+    worker = shop("shop.handlers", "--name", "web1")
+    put(commands, "emails", "slow")
+    put(commands, "images", "cat")
+
+    def consumers() -> list[dict[str, Any]]:
+        (queue,) = commands("status", "--queue", "emails", "--json").json["queues"]
+        return [c for c in queue["consumers"] if c["state"] == "live" and c["doing"]]
+
+    (who,) = eventually(consumers, "nobody holds the slow message")
+    assert who["who"] == f"pid={who['pid']} web1"
+    assert who["pid"] != worker.pid
+    worker.send_signal(signal.SIGTERM)
+    out, err = worker.communicate(timeout=20)
+    assert (worker.returncode, out) == (0, "")
+    assert {body for body, _ in effects(tmp_path)} == {"slow", "cat"}
+    assert "Traceback" not in err
+    assert commands("status").status == 0
+
+
+def test_until_empty_ends_by_itself(
+    commands: Commands, shop: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """--until-empty ends with 0 when nothing is left, also with several processes."""
+    put(commands, "emails", *range(200))
+    worker = shop("shop.handlers:send", "--until-empty", "--processes", "2", "--concurrency", "2")
+    _, err = worker.communicate(timeout=30)
+    assert worker.returncode == 0, err
+    assert sorted(int(body) for body, _ in effects(tmp_path)) == list(range(200))
+
+
+def test_killed_child_is_replaced(
+    commands: Commands, shop: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """It supervises with one process too: a child killed at work is replaced, and its message runs again."""
+    put(commands, "emails", "slow")
+    worker = shop("shop.handlers:send", "--until-empty")
+
+    def holder() -> int | None:
+        consumers = commands("status", "--json").json["queues"][0]["consumers"]
+        return next((c["pid"] for c in consumers if c["doing"]), None)
+
+    first = eventually(holder, "nobody holds the slow message")
+    os.kill(first, signal.SIGKILL)
+    _, err = worker.communicate(timeout=30)
+    assert worker.returncode == 0, err
+    ((body, second),) = effects(tmp_path)
+    assert body == "slow"
+    assert second not in (first, worker.pid)
+    assert f"worker process {first} ended (killed by SIGKILL" in err
+
+
+def test_only_some_queues(commands: Commands, shop: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    """--queue runs only the handlers of these queues."""
+    put(commands, "emails", "e")
+    put(commands, "images", "i")
+    worker = shop("shop.handlers", "--queue", "images", "--until-empty")
+    worker.communicate(timeout=30)
+    assert [body for body, _ in effects(tmp_path)] == ["i"]
+
+
+def test_logs_say_which_message(commands: Commands, shop: Callable[..., subprocess.Popen[str]]) -> None:
+    """Lines of a handler carry queue, id and trace id; --json makes each a document; levels are kept."""
+    with commands.queue("emails") as queue:
+        mid = queue.put("ada")
+    _, err = shop("shop.handlers:send", "--until-empty").communicate(timeout=30)
+    (line,) = [line for line in err.splitlines() if "sending ada" in line]
+    assert f"trace_id={mid} queue=emails id={mid} attempt=1" in line
+    assert " INFO " in line
+    put(commands, "emails", "bob")
+    _, err = shop("shop.handlers:send", "--until-empty", "--json").communicate(timeout=30)
+    documents = [json.loads(line) for line in err.splitlines()]
+    assert all(document["schema"] == 1 for document in documents)
+    (document,) = [d for d in documents if d["message"] == "sending bob"]
+    assert (document["queue"], document["level"], document["logger"]) == ("emails", "info", "shop")
+    put(commands, "emails", "eve")
+    _, err = shop("shop.handlers:send", "--until-empty", "--log-level", "error").communicate(timeout=30)
+    assert err == ""
+
+
+def test_failing_handler_is_logged(commands: Commands, tmp_path: Path) -> None:
+    """A handler that raises is one line with its message's id; the worker goes on."""
+    (tmp_path / "failing.py").write_text(
+        "import reliq\nq = reliq.Queue('emails', retry=reliq.Retry(attempts=1))\n"
+        "@q.ack\ndef fail(body):\n    raise ValueError('no such address')\n"
+    )
+    with commands.queue("emails") as queue:
+        mid = queue.put(1)
+    result = commands.process("worker", "failing", "--until-empty")
+    assert result.status == 0
+    (line,) = [line for line in result.err.splitlines() if "no such address" in line]
+    assert "dead-lettered" in line
+    assert mid in line
+    assert commands("status").status == 1
