@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import tenacity
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import RedisError, ResponseError
 
 from reliq import defaults
 from reliq.core import outcome
-from reliq.errors import ConfigError, ReliqError, UnsupportedServer
+from reliq.errors import ConfigError, OutcomeUnknown, ReliqError, Unavailable, UnsupportedServer
 
 MIN_VERSION = (6, 2)
 
@@ -78,6 +79,16 @@ def connection_kwargs(address: Address, *, read_timeout: float, retry: Any, name
         "health_check_interval": 0,
         "client_name": name,
         "driver_info": None,  # saves two round trips per connection
+    }
+
+
+def insistence(timeout: float) -> dict[str, Any]:
+    """How tenacity repeats what is safe to repeat: from 8 ms to 512 ms apart, with jitter, within ``timeout``."""
+    return {
+        "stop": tenacity.stop_after_delay(timeout),
+        "wait": tenacity.wait_exponential(multiplier=0.008, max=0.512) + tenacity.wait_random(0, 0.01),
+        "retry": tenacity.retry_if_exception_type((Unavailable, OutcomeUnknown)),
+        "reraise": True,
     }
 
 

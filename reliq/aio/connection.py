@@ -301,12 +301,7 @@ class Links:
                 raise
             first = error
         try:
-            return await tenacity.AsyncRetrying(
-                stop=tenacity.stop_after_delay(self._timeout),
-                wait=tenacity.wait_exponential_jitter(initial=0.008, max=0.512, jitter=0.01),
-                retry=tenacity.retry_if_exception_type((Unavailable, OutcomeUnknown)),
-                reraise=True,
-            )(once)
+            return await tenacity.AsyncRetrying(**client.insistence(self._timeout))(once)
         except ReliqError as error:
             if uncertain and not isinstance(error, OutcomeUnknown):
                 raise OutcomeUnknown(f"{first} Then: {error}") from error

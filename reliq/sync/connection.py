@@ -236,12 +236,7 @@ class Links:
                 raise
             first = error
         try:
-            return tenacity.Retrying(
-                stop=tenacity.stop_after_delay(self._timeout),
-                wait=tenacity.wait_exponential(multiplier=0.008, max=0.512) + tenacity.wait_random(0, 0.01),
-                retry=tenacity.retry_if_exception_type((Unavailable, OutcomeUnknown)),
-                reraise=True,
-            )(once)
+            return tenacity.Retrying(**client.insistence(self._timeout))(once)
         except ReliqError as error:
             if uncertain and not isinstance(error, OutcomeUnknown):
                 raise OutcomeUnknown(f"{first} Then: {error}") from error
