@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import hashlib
+import json
 import logging
 import os
 import secrets
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -164,20 +166,20 @@ def _standard_library() -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM clean up as Ctrl-C does."""
+    """Let SIGTERM, and the end of the terminal, clean up as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    try:
-        previous = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class Stage:
@@ -225,6 +227,13 @@ class Stage:
     def log(self) -> Path:
         """What the worker says."""
         return self.scratch / "worker.log"
+
+    def started(self) -> list[int]:
+        """The worker processes, in the order of their start, as their log tells it."""
+        records = [
+            json.loads(line) for line in self.log.read_text(errors="replace").splitlines() if line[:1] == "{"
+        ]
+        return [record["pid"] for record in records if record["message"].startswith("worker started")]
 
     def last_words(self) -> str:
         """The end of the worker's log, for an error message."""
@@ -283,11 +292,13 @@ class Play:
         worker = self._stage.start_worker(pause)
         self._work(worker, until=len(ids) // 2)
         outcome.kill = self._kill(worker)
+        if outcome.kill:
+            screen.kill(outcome.kill)
         self._work(worker, until=len(ids))
         self._wait(worker)
         if outcome.kill:
             self._measure(outcome.kill)
-            screen.killed(outcome.kill, {line.pid for line in self._stage.effects.lines})
+            screen.reaped(outcome.kill, self._stage.started())
         screen.checking()
         self._compare(ids)
         return outcome
@@ -435,8 +446,8 @@ class Screen:
 
     def put(self, outcome: Outcome, queue: str, pause: float) -> None:
         self._say(f"put     {outcome.files:,} messages, each the path of a file, into queue {queue!r}")
-        slowed = f" (and sleep {text.duration(pause * 1000)})" if pause else ""
-        self._say(f"work    {PROCESSES} worker processes compute the SHA-256 of each{slowed}")
+        slowed = f" ({text.duration(pause * 1000)} each)" if pause else ""
+        self._say(f"work    {PROCESSES} worker processes note the SHA-256 of each on disk{slowed}")
 
     def progress(self, done: int, total: int) -> None:
         """A line that moves, on a terminal only."""
@@ -449,14 +460,16 @@ class Screen:
         if self._live:
             print(f"\r{' ' * _WIDTH}\r", end="", flush=True)
 
-    def killed(self, kill: Kill, pids: set[int]) -> None:
+    def kill(self, kill: Kill) -> None:
         self._clear()
-        others = " and ".join(map(str, sorted(pids - {kill.pid})))
-        self._say(f"kill    half-way: kill -9 of process {kill.pid}. It had claimed {kill.returned:,} messages,")
-        self._say(
-            f"        {kill.in_handlers} of them were being handled. Its supervisor put all back at the head"
-        )
-        self._say(f"        of the queue and started a new process; {others} went on.")
+        self._say(f"kill    half-way: kill -9 of process {kill.pid}, with messages in its hands")
+
+    def reaped(self, kill: Kill, started: list[int]) -> None:
+        """What the supervisor did about it; ``started``: the processes that it ever started."""
+        self._clear()
+        new = f"process {started[PROCESSES]} took its place" if len(started) > PROCESSES else "none was needed"
+        self._say(f"reap    its supervisor saw it die and put back all that it had claimed: {kill.returned:,}")
+        self._say(f"        messages, of which {kill.in_handlers} were being handled; {new}")
 
     def checking(self) -> None:
         self._clear()
@@ -474,7 +487,7 @@ class Screen:
         if outcome.kill and outcome.kill.returned:
             ms = outcome.kill.ready_again_ms
             self._say(f"  kill to ready  {ms:>7,}   milliseconds from kill -9 until all were ready again")
-        self._say(f"  speed          {outcome.messages_per_s:>7,}   messages per second")
+        self._say(f"  speed          {outcome.messages_per_s:>7,}   messages per second, each flushed to disk")
         self._say()
         self._say("Next, with a queue of your own:")
         self._say("""  reliq put --queue emails '{"to": "ada@example.org"}'""")
@@ -486,14 +499,18 @@ def _lost(outcome: Outcome) -> str:
     if outcome.lost:
         return "LOST: this must not happen; please report it"
     kill = outcome.kill
-    if kill is None or not kill.returned:
+    if kill is None:
         return "but nothing was killed: all was done before; try a larger folder"
+    if not kill.returned:
+        return "but what was killed had nothing in hand just then; try again"
     return f"a plain BRPOP would have lost the {kill.in_handlers} in hand" if kill.in_handlers else ""
 
 
 def _redelivered(outcome: Outcome) -> str:
     if not outcome.redelivered:
         return ""
+    if not outcome.done_twice:
+        return "handed out a second time: a handler must bear that"
     return f"{outcome.done_twice:,} of them done already: a handler must bear that"
 
 

@@ -1,7 +1,7 @@
 """The handler of ``reliq demo``, in the worker processes that it starts (and kills one of).
 
-Its effect is a line in a file, written before the ack: so a message that is delivered twice shows, as it
-would with an e-mail or a payment.
+Its effect is a line in a file, on the disk before the ack: so a message that is delivered twice shows, as
+it would with an e-mail or a payment.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def digest(path: str | bytes, lease: Lease) -> None:
         time.sleep(pause)
     line = f"{lease.id} {found} {lease.deliveries} {time.monotonic()} {os.getpid()}\n"
     os.write(_results(), line.encode())
+    os.fsync(_results())
 
 
 @cache

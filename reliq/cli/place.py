@@ -14,7 +14,7 @@ from reliq.core.codec import CODECS, Codec
 from reliq.core.command import Command
 from reliq.core.keys import Keys, check_name
 from reliq.core.ops import Known
-from reliq.errors import ConfigError, ReliqError
+from reliq.errors import ConfigError
 from reliq.sync.connection import Links
 from reliq.sync.queue import Queue
 
@@ -125,8 +125,3 @@ def _listed(known: list[Known]) -> str:
     names = ", ".join(text.safe(entry.name) for entry in known[:_LISTED])
     more = len(known) - _LISTED
     return f"{names} and {more} more (reliq status lists them)" if more > 0 else names
-
-
-def error_text(error: ReliqError) -> str:
-    """An error inside a report, on one line."""
-    return " ".join(str(error).split())

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from reliq.cli import logs, text
 from reliq.cli.failure import ATTENTION, FINE
-from reliq.cli.place import Place, again, error_text
+from reliq.cli.place import Place, again
 from reliq.cli.verb import Verb
 from reliq.core import flows
 from reliq.core.flows import ReapReport
@@ -62,12 +64,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _reap(queue: Queue) -> Pass:
+    each = Pass(queue, ReapReport(queue.name))
+    with _noting_errors(each):
+        each.report.add(Reaper(queue, scan_steps=0).run_once())
+    return each
+
+
+@contextmanager
+def _noting_errors(each: Pass) -> Iterator[None]:
+    """Let what is wrong with one queue go into its report; what is wrong with Redis ends the command."""
     try:
-        return Pass(queue, Reaper(queue, scan_steps=0).run_once())
+        yield
     except (Unavailable, AccessDenied, OutcomeUnknown):
-        raise  # the same for all queues
+        raise
     except ReliqError as error:
-        return Pass(queue, ReapReport(queue.name, errors=[error_text(error)]))
+        each.report.errors.append(" ".join(str(error).split()))
 
 
 def _search(passes: list[Pass]) -> None:
@@ -77,7 +88,8 @@ def _search(passes: list[Pass]) -> None:
     for each in random.sample(passes, len(passes)):
         cursor = -1
         while cursor and time.monotonic() < deadline and not each.report.errors:
-            cursor = _search_on(each, max(cursor, 0))
+            with _noting_errors(each):
+                cursor = _search_on(each, max(cursor, 0))
         each.searched = cursor == 0
 
 
@@ -109,6 +121,8 @@ def _lines(each: Pass, args: argparse.Namespace) -> list[str]:
         )
     if report.adopted:
         lines.append(f"  found without a registration: {_names(report.adopted)}; they get one lease, then go back")
+    if not each.searched and not report.errors:
+        lines.append(f"  not all keys were searched in {SCAN_SECONDS:.0f} s; the next runs go on")
     if report.buried:
         lines.append(
             f"! {text.number(report.buried, 'message')} dead-lettered as POISON (every worker that had it died): "

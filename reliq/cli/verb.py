@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -19,10 +20,8 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class Verb:
-    """One command. ``queues``: what ``--queue`` means: "one", "any" number of them, or a text of its own.
-
-    ``configure`` adds the options that only this verb has; ``run`` does the work and returns the exit status.
-    """
+    """One command. ``configure`` adds the options that only this verb has; ``run`` does the work and returns
+    the exit status. ``many_queues``: whether ``--queue`` can be repeated."""
 
     name: str
     summary: str
@@ -41,7 +40,7 @@ class Verb:
         """The parser of this verb: its own options first, then those that all verbs take."""
         parser = Parser(
             prog=f"reliq {self.name}",
-            description=f"{self.summary[0].upper()}{self.summary[1:]}. {self.details}",
+            description=textwrap.fill(f"{self.summary[0].upper()}{self.summary[1:]}. {self.details}", 79),
             epilog=f"example:\n  {self.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

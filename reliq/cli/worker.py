@@ -29,9 +29,11 @@ _HOW = "make one with @q.ack above a function, where q = reliq.Queue(name)"
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("handlers", nargs="+", metavar="MODULE[:HANDLER]", help="a handler, or a module for all of its handlers")
-    add("--concurrency", type=int, default=defaults.CONCURRENCY, help="handlers at once per process (%(default)s)")
-    add("--processes", type=int, default=1, help="worker processes (%(default)s)")
-    add("--grace", type=float, default=defaults.GRACE, help="seconds to finish on SIGTERM (%(default)s)")
+    at_once = "handlers at once per process (%(default)s)"
+    add("--concurrency", type=int, default=defaults.CONCURRENCY, metavar="N", help=at_once)
+    add("--processes", type=int, default=1, metavar="N", help="worker processes (%(default)s)")
+    to_finish = "for handlers to finish on SIGTERM (%(default)s)"
+    add("--grace", type=float, default=defaults.GRACE, metavar="SECONDS", help=to_finish)
     add("--name", default="", help="shown by reliq status beside the pid")
     add("--until-empty", action="store_true", help="end when the queues are empty")
     add("--log-level", choices=logs.LEVELS, default="info", help="(%(default)s)")

@@ -61,7 +61,15 @@ def test_it_fits_one_screen(commands: Commands, folder: Path) -> None:
     assert len(lines) <= 24
     assert max(map(len, lines)) < 80
     assert not any(line.endswith("...") for line in lines)
-    for part in ("kill -9", "lost                 0", "all of them right", "Next,", "'pictures'", "kill to ready"):
+    for part in (
+        "kill -9",
+        "lost                 0",
+        "all of them right",
+        "Next,",
+        "'pictures'",
+        "kill to ready",
+        "took its place",
+    ):
         assert part in result.out
     assert "\r" not in result.out
 
