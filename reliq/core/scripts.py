@@ -16,6 +16,9 @@ class Script(NamedTuple):
     source: str
     sha: str
 
+    def __repr__(self) -> str:
+        return f"<Script {self.name} {self.sha[:8]}>"
+
 
 def load(name: str, *, after: str | None = None) -> Script:
     """Read ``lua/<name>.lua``, put behind the shared functions of ``lua/<after>.lua`` if it needs them."""

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from reliq.core import envelope as env
 from reliq.core import ops
 from reliq.core.command import Command
-from reliq.core.consumer import Answer, Message
+from reliq.core.consumer import Answer, Message, Settle
 from tests.core.model import Model
 from tests.lua.lab import BELL, Consumer, Lab, element, number_of
 
@@ -50,6 +50,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.hands: list[list[Message]] = [[], []]
         self.consumers = [self.new_consumer(), self.new_consumer()]
         self.past: list[Command] = []
+        self.dead: set[str] = set()
+        self.reaped: set[tuple[int, int]] = set()
+        self.owed: list[list[Settle]] = [[], []]
 
     def new_consumer(self) -> Consumer:
         name = f"c{next(self.names)}"
@@ -86,6 +89,7 @@ class QueueMachine(RuleBasedStateMachine):
         sent = consumer.sent[-1]
         self.past.append(sent)
         if answer is not None:
+            assert answer.status == ("dead" if consumer.state.name in self.dead else answer.status)
             self.digest(slot, answer)
             if answer.status in ("dead", "stale"):
                 consumer.state.rename(f"c{next(self.names)}")
@@ -93,10 +97,16 @@ class QueueMachine(RuleBasedStateMachine):
 
     def digest(self, slot: int, answer: Answer) -> None:
         for settle in answer.settled:
-            if settle.verb == "ack" and settle.accepted:
-                self.acked[settle.message.body] += 1
+            self.owed[slot].remove(settle)
+            body, fence = settle.message.body, settle.message.envelope.fence
+            if not settle.accepted:
+                assert (body, fence) in self.reaped or answer.status == "dead", "refused for no reason"
+            elif settle.verb == "ack":
+                self.acked[body] += 1
         gone = {id(m) for m in answer.lost} | {id(s.message) for s in answer.settled}
         self.hands[slot] = [m for m in self.hands[slot] if id(m) not in gone]
+        for lost in answer.lost if answer.status != "dead" else ():
+            assert (lost.body, lost.envelope.fence) in self.reaped, "called lost for no reason"
         for message in answer.messages:
             body, fence = message.body, message.envelope.fence
             assert self.acked[body] == 0, "delivered after an accepted ack"
@@ -110,6 +120,9 @@ class QueueMachine(RuleBasedStateMachine):
         if not self.hands[slot]:
             return
         message = data.draw(st.sampled_from(self.hands[slot]))
+        self.settle(slot, message, verb)
+
+    def settle(self, slot: int, message: Message, verb: str) -> None:
         self.hands[slot].remove(message)
         state = self.consumers[slot].state
         if verb == "ack":
@@ -122,6 +135,23 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             settle = state.bury(message, "BURIED", "no")
         state.finished.append(settle)
+        self.owed[slot].append(settle)
+
+    @rule(slot=SLOTS, verb=st.sampled_from(["ack", "retry", "release"]), lose=st.booleans())
+    def work(self, slot: int, verb: str, lose: bool) -> None:
+        """What mostly happens: claim, handle all, settle."""
+        self.trip(slot, 3, False, 0)
+        for message in list(self.hands[slot]):
+            self.settle(slot, message, verb)
+        self.trip(slot, 3, lose, 0)
+
+    @rule(slot=SLOTS, verb=st.sampled_from(["ack", "retry", "release", "bury"]), dead=st.booleans())
+    def pause(self, slot: int, verb: str, dead: bool) -> None:
+        """A consumer is silent for longer than its lease, is reaped, and then wants to settle."""
+        self.trip(slot, 3, False, 0)
+        self.reap_one(self.consumers[slot].state.name, dead, 3, False)
+        for message in list(self.hands[slot]):
+            self.settle(slot, message, verb)
 
     @rule(slot=SLOTS)
     def bell(self, slot: int) -> None:
@@ -135,31 +165,44 @@ class QueueMachine(RuleBasedStateMachine):
         if consumer.state.unanswered:
             return
         self.lab.run(ops.leave(self.lab.keys, consumer.state.name, bell_ended=bell_ended))
-        self.hands[slot], self.consumers[slot] = [], self.new_consumer()
+        self.hands[slot], self.owed[slot], self.consumers[slot] = [], [], self.new_consumer()
 
     # -- faults -----------------------------------------------------------------------------------------
 
     @rule(slot=SLOTS)
     def crash(self, slot: int) -> None:
         """A process is gone with all it knew; its lease is over later."""
-        self.hands[slot], self.consumers[slot] = [], self.new_consumer()
+        self.hands[slot], self.owed[slot], self.consumers[slot] = [], [], self.new_consumer()
 
     @rule(data=st.data())
     def ghost(self, data: st.DataObject) -> None:
         """A trip of a closed connection runs once more, perhaps for the first time."""
         if self.past:
             old = data.draw(st.sampled_from(self.past[-6:]))
-            if self.lab.client.exists(self.lab.keys.session(str(old.args[0]))):  # after a goodbye it was killed
-                self.lab.reply(old)
+            name = str(old.args[0])
+            if name in self.dead:
+                assert self.lab.reply(old)[0] == b"dead"
+            elif self.lab.client.exists(self.lab.keys.session(name)):  # after a goodbye it was killed
+                reply = self.lab.reply(old)
+                newest = max(c.args[1] for c in self.past if c.args[0] == name)
+                assert reply[0] == (b"again" if old.args[1] == newest else b"stale")
 
     @rule(data=st.data(), dead=st.booleans(), elements=st.integers(1, 3), exact=st.booleans())
     def reap(self, data: st.DataObject, dead: bool, elements: int, exact: bool) -> None:
         """One bounded call, for a lease that is over or a process that was seen to die."""
-        name = data.draw(st.sampled_from(self.used[-4:]))
+        self.reap_one(data.draw(st.sampled_from(self.used[-4:])), dead, elements, exact)
+
+    def reap_one(self, name: str, dead: bool, elements: int, exact: bool) -> None:
+        before = self.lab.doing(name)
         command = ops.reap(self.lab.keys, name, dead=dead, max_losses=2, started=[] if exact else None)
         if not dead and self.lab.client.zscore(self.lab.keys.consumers, name) is not None:
             self.lab.expire(name)
         self.lab.run(command._replace(args=(*command.args[:5], elements, *command.args[6:])))
+        left = self.lab.doing(name)
+        gone = [env.unpack(e) for e in before if e not in left]
+        self.reaped.update((number_of(e.element), e.fence) for e in gone)
+        if dead:
+            self.dead.add(name)
 
     # -- what must hold ---------------------------------------------------------------------------------
 
@@ -187,6 +230,10 @@ class QueueMachine(RuleBasedStateMachine):
         """The fault heals: everything can be claimed and acked, or is dead (I6)."""
         if not hasattr(self, "lab"):
             return
+        for slot, consumer in enumerate(self.consumers):
+            while consumer.state.unanswered or consumer.state.finished:
+                self.trip(slot, 0, False, 0)
+        assert self.owed == [[], []], "a settle was never answered"
         for name in self.used:
             while self.lab.reap(name, max_losses=255, started=[]).more:
                 pass
