@@ -136,13 +136,16 @@ class Claiming:
         if report.returned or report.buried or report.errors:
             log.warning("reaped: %s", report)
 
-    def _return_unasked(self) -> None:
-        """Give back what was claimed ahead if nobody handles anything here and nobody asks for it."""
+    def _return_unasked(self) -> bool:
+        """Give back what was claimed ahead if nobody handles anything here and nobody asks for it; True if
+        there was something."""
         idle = len(self.state.held) <= len(self._buffer) + len(self.state.finished)
-        if self._buffer and idle and clock() - self._asked_at > _UNASKED:
-            with suppress(IndexError):  # a thread that asks now may take the last one
-                while True:
-                    self.state.finished.append(self.state.release(self._buffer.popleft()))
+        if not (self._buffer and idle and clock() - self._asked_at > _UNASKED):
+            return False
+        with suppress(IndexError):  # a thread that asks now may take the last one
+            while True:
+                self.state.finished.append(self.state.release(self._buffer.popleft()))
+        return True
 
     # -- closing ----------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from reliq.aio.engine import Engine
 from reliq.aio.lease import Lease
 from reliq.aio.reaper import Reaper
 from reliq.claiming import Claiming
-from reliq.core.consumer import Settle
+from reliq.core.consumer import Message, Settle
 from reliq.core.retry import backoff
 from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
 from reliq.logging import log
@@ -50,7 +50,14 @@ class Consumer(Claiming):
 
     async def claim(self, n: int = 1, *, timeout: float | None = None) -> list[Lease]:
         """Up to ``n`` messages, waiting at most ``timeout`` seconds (None: for ever) for the first."""
-        deadline = None if timeout is None else clock() + timeout
+        try:
+            messages = await self._claim(n, None if timeout is None else clock() + timeout)
+        except asyncio.CancelledError:
+            self._asked_at = 0.0  # nobody wants any more what this claim may still bring
+            raise
+        return [Lease(message, self, self._queue.options.retry) for message in messages]
+
+    async def _claim(self, n: int, deadline: float | None) -> list[Message]:
         while True:
             await self._open()
             want = self._want(n)
@@ -59,7 +66,7 @@ class Consumer(Claiming):
             messages = self._pop(n)
             left = None if deadline is None else deadline - clock()
             if messages or (left is not None and left <= 0):
-                return [Lease(message, self, self._queue.options.retry) for message in messages]
+                return messages
             if not self._buffer:
                 await self._wait(left)
 
@@ -172,6 +179,8 @@ class Consumer(Claiming):
         try:
             if poked or self._trip_due(self._engine.answered_at):
                 await self._trip(0)
+                if self._return_unasked():
+                    await self._trip(0)
             duty = self._takes_duty()
             if duty:
                 report = await self._reaper.on_duty(self._queue, duty)
