@@ -115,22 +115,27 @@ class Executor(Generic[S]):
             lease.mark_settled()
             if isinstance(error, Exception):
                 log.error("failed after it was settled: %s", describe(error), exc_info=error)
-            station.wake()
         else:
             lease.mark_settled()
             settle = lease.judge(error)
             if error is not None:
                 lease.report(error, settle)
-            station.finish(settle)
+            station.state.finished.append(settle)
         lease.leave()
         self._slots.append(slot)
+        self._ended(station)
+
+    def _ended(self, station: S) -> None:
+        """A handler came back: let the loop know."""
+        station.wake()
 
 
 class ThreadExecutor(Executor[S]):
     """Up to ``concurrency`` threads, started when they are needed.
 
     Waking a thread costs more than a short handler runs. So while handlers are quick, one thread works
-    through the jobs and the others are woken only when it falls behind (``nudge``).
+    through the jobs and the others are woken only when it falls behind (``nudge``). And a thread that has
+    run out of jobs makes the trip that is due then itself (``refill``), instead of waking the loop for it.
     """
 
     def __init__(
@@ -139,9 +144,11 @@ class ThreadExecutor(Executor[S]):
         defer: Callable[[Job[S]], None],
         settler: Callable[[S], Any],
         board: Board | None = None,
+        refill: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(pace, defer, board)
         self._settler = settler
+        self._refill = refill
         self._lease_class = lease_class(is_async=False)
         self._tokens: SimpleQueue[bool] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -183,12 +190,24 @@ class ThreadExecutor(Executor[S]):
                 try:
                     job = self.waiting.popleft()
                 except IndexError:
+                    if self._refill():
+                        continue
                     with self._lock:
                         if not self.waiting:
                             self._resting += 1
                             break
                     continue
                 self._run(job)
+
+    @property
+    def serves_itself(self) -> bool:
+        """Whether quick handlers run that fetch their own work, so that the loop need not look for them."""
+        return self.pace.quick and len(self._threads) > self._resting
+
+    def _ended(self, station: S) -> None:
+        """Without more jobs this thread makes a trip next; with quick ones it will very soon."""
+        if self.waiting and not self.pace.quick:
+            station.wake()
 
     def _run(self, job: Job[S]) -> None:
         if not self._may_start(job):

@@ -27,6 +27,8 @@ class AsyncExecutor(CoroutineExecutor[Station]):
         self.waiting.extend(jobs)
         self._loop.call_soon_threadsafe(self.start)
 
+    serves_itself = False
+
     def nudge(self) -> bool:
         """Coroutines need no waking."""
         return False

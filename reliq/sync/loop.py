@@ -7,6 +7,7 @@ Nothing waits for a batch to fill: a batch is what gathered while the last trip 
 
 from __future__ import annotations
 
+import threading
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -36,6 +37,7 @@ class Loop(Working[Station]):
         self._board = board
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._awake = False
+        self._turning = threading.Lock()
         self._executors: dict[bool, ThreadExecutor[Station] | AsyncExecutor] = {}
         self._sweeper: Sweeper | None = None
 
@@ -80,26 +82,44 @@ class Loop(Working[Station]):
     def _executor(self, is_async: bool) -> ThreadExecutor[Station] | AsyncExecutor:
         if is_async:
             return AsyncExecutor(self.pace, self._defer, self._board)
-        return ThreadExecutor(self.pace, self._defer, lambda station: station, self._board)
+        return ThreadExecutor(self.pace, self._defer, lambda station: station, self._board, self._refill)
 
     # -- one turn ---------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         self._awake = False
-        if self.stop_requested():
-            self._give_back_waiting()
-        now = clock()
-        for station in self.stations:
-            if station.due_in(now, station.engine.answered_at, free=self.free > 0) == 0.0:
-                self._trip(station)
+        with self._turning:
+            if self.stop_requested():
+                self._give_back_waiting()
+            now = clock()
+            self._make_due_trips(now)
         self._watch(now)
         self._sleep(now)
 
-    def _trip(self, station: Station) -> None:
+    def _make_due_trips(self, now: float) -> bool:
+        """True if one of them brought messages."""
+        brought = False
+        for station in self.stations:
+            if station.due_in(now, station.engine.answered_at, free=self.free > 0) == 0.0:
+                brought = self._trip(station) or brought
+        return brought
+
+    def _refill(self) -> bool:
+        """Called by a handler's thread that has run out of jobs: make the trip that is due, right there. True
+        if there is more to do. If another thread is at it, the loop sees to what that trip has missed."""
+        if self.leave_by is not None or not self._turning.acquire(blocking=False):
+            self.wake()
+            return False
+        try:
+            return self._make_due_trips(clock())
+        finally:
+            self._turning.release()
+
+    def _trip(self, station: Station) -> bool:
         before = station.engine.answered_at
         answer = station.trip(self.free)
         if answer is None:
-            return
+            return False
         if self._sweeper is not None:
             if self.was_cut_off(station, before, answer.server_ms):
                 self._sweeper.hold(station.options.lease)
@@ -111,6 +131,7 @@ class Loop(Working[Station]):
         self._submit([Job(station, message) for message in answer.messages])
         if not answer.messages and self.is_empty() and self.begin_to_leave(float("inf")):
             self.wake()
+        return bool(answer.messages)
 
     def _submit(self, fresh: list[Job[Station]]) -> None:
         jobs = self.ready_jobs(fresh)
@@ -127,6 +148,8 @@ class Loop(Working[Station]):
         free = self.free > 0
         pause = min([1.0, *(s.due_in(now, s.engine.answered_at, free=free) for s in self.stations)])
         for executor in self._executors.values():
+            if executor.serves_itself:
+                pause = 0.005  # look on, in case a handler does block
             if executor.nudge():
                 pause = min(pause, 0.002)
         if self.holds_back:
