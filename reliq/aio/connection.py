@@ -44,7 +44,14 @@ class Link:
     never be taken for another's.
     """
 
-    def __init__(self, address: Address, *, read_timeout: float, name: str = "reliq") -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        read_timeout: float,
+        name: str = "reliq",
+        revive: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         kwargs = client.connection_kwargs(address, read_timeout=read_timeout, retry=Retry, name=name)
         # The time limit is ours, around sending and reading. redis-py's own puts asyncio.wait_for around
         # each send, which swallows a cancellation now and then before Python 3.12.
@@ -52,17 +59,28 @@ class Link:
         self._connection = self._make()
         self._read_timeout = read_timeout
         self._where = address.label
+        self._revive = revive
         self._connected = False
         self.server = Server()
         _LINKS.add(self)
 
     async def connect(self) -> bool:
         """Make sure there is a connection; True if it is a new one. Raises Unavailable, AccessDenied, …"""
-        connection = self._connection
-        if self._connected and connection.is_connected:
+        if self._connected and self._connection.is_connected:
             if not await self._stale():
                 return False
             await self._drop()
+        try:
+            await self._open()
+        except Unavailable:
+            if self._revive is None:
+                raise
+            await self._revive()  # the private server ends with its keeper, whoever ended that: start it again
+            await self._open()
+        return True
+
+    async def _open(self) -> None:
+        connection = self._connection
         try:
             async with time_limit(self._read_timeout):
                 await connection.connect()
@@ -78,7 +96,6 @@ class Link:
             await self._drop()
             raise
         self._connected = True
-        return True
 
     @staticmethod
     async def _maybe(connection: Any) -> Any:
@@ -246,7 +263,9 @@ class Links:
 
     async def new(self, *, read_timeout: float | None = None, name: str = "reliq") -> Link:
         """A connection of its own for the caller, who closes it."""
-        return Link(await self.address(), read_timeout=read_timeout or self._timeout, name=name)
+        address = await self.address()
+        revive = self._find_url if address.kind == "unix" else None
+        return Link(address, read_timeout=read_timeout or self._timeout, name=name, revive=revive)
 
     async def _pool(self) -> _Pool:
         loop = asyncio.get_running_loop()

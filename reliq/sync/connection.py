@@ -31,10 +31,18 @@ _KINDS: Final = {
 class Link:
     """One connection, used by one thread at a time. It reconnects by itself at the next command."""
 
-    def __init__(self, address: Address, *, read_timeout: float, name: str = "reliq") -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        read_timeout: float,
+        name: str = "reliq",
+        revive: Callable[[], object] | None = None,
+    ) -> None:
         kwargs = client.connection_kwargs(address, read_timeout=read_timeout, retry=Retry, name=name)
         self._connection: Any = _KINDS[address.kind](**kwargs)
         self._where = address.label
+        self._revive = revive
         self._used_at = time.monotonic()
         self._connected = False
         self.server = Server()
@@ -45,6 +53,16 @@ class Link:
             if time.monotonic() - self._used_at < _CHECK_AFTER or not self._stale():
                 return False
             self.close()
+        try:
+            self._open()
+        except Unavailable:
+            if self._revive is None:
+                raise
+            self._revive()  # the private server ends with its keeper, whoever ended that: start it again
+            self._open()
+        return True
+
+    def _open(self) -> None:
         connection = self._connection
         try:
             connection.connect()
@@ -60,7 +78,6 @@ class Link:
             self.close()
             raise
         self._connected, self._used_at = True, time.monotonic()
-        return True
 
     @staticmethod
     def _maybe(connection: Any) -> Any:
@@ -186,7 +203,9 @@ class Links:
 
     def new(self, *, read_timeout: float | None = None, name: str = "reliq") -> Link:
         """A connection of its own for the caller, who closes it."""
-        return Link(self.address, read_timeout=read_timeout or self._timeout, name=name)
+        address = self.address
+        revive = self._find_url if address.kind == "unix" else None
+        return Link(address, read_timeout=read_timeout or self._timeout, name=name, revive=revive)
 
     def _take(self) -> Link:
         self._check_fork()
