@@ -64,9 +64,9 @@ def assert_runs(path: Path, section: Section, folder: Path, url: str) -> None:
 if README.exists():
 
     @pytest.mark.parametrize("section", of_file(README), ids=lambda section: section.title)
-    def test_readme(section: Section, tmp_path: Path, private_server: RedisServer) -> None:
+    def test_readme(section: Section, tmp_path: Path, own_server: RedisServer) -> None:
         """A reader who types this section into a shell and a Python gets through it."""
-        assert_runs(README, section, tmp_path, private_server.url)
+        assert_runs(README, section, tmp_path, own_server.url)
 
 
 @pytest.mark.parametrize("section", of_file(SAMPLE), ids=lambda section: section.title)
