@@ -157,11 +157,10 @@ class Model:
         """All that one consumer held goes back, charged; ``dead`` marks its name for good."""
         if dead:
             self.sessions[name]["dead"] = self.now
-        held = [e for e in self.inbox.pop(name, []) if e != BELL]
-        doing = self.doing.pop(name, [])
-        if held or doing:
+        inbox, doing = self.inbox.pop(name, []), self.doing.pop(name, [])
+        if inbox or doing:
             self.sessions[name]["epoch"] = self.sessions[name].get("epoch", 0) + 1
-        self.ready += reversed(held)
+        self.ready += reversed([e for e in inbox if e != BELL])
         for element in reversed(doing):
             if not env.is_envelope(element) or element[4] != 1:
                 self.ready.append(element)

@@ -258,7 +258,7 @@ def test_nothing_is_lost_or_doubled(redis: redis_py.Redis, prefix: str) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=60,
+            max_examples=40,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
@@ -353,7 +353,7 @@ def test_model_and_scripts_agree(redis: redis_py.Redis, prefix: str) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=120,
+            max_examples=60,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
