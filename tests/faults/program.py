@@ -1,7 +1,8 @@
 """A real worker for the fault tests: run as ``python -m tests.faults.program KEY=VALUE…``, one JSON argument.
 
 The handler writes its effect to a file before the message can be acked, so what ran twice is seen there.
-Bodies: {"n": 1, "ms": 15, "do": "…"} where ``do`` is one of the deeds below.
+Bodies: {"n": 1, "ms": 15, "do": "…"} where ``do`` is one of the deeds below. Settings with a "role" are for the
+processes of a round (cast.py), which record what they do.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ import reliq
 def main() -> None:
     settings = json.loads(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(message)s")
+    if "role" in settings:
+        from tests.faults.cast import play
+
+        play(settings)
+        return
     queue = reliq.Queue("work", settings["url"], prefix=settings["prefix"], **settings.get("queue", {}))
     effects = os.open(settings["effects"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 

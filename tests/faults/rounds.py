@@ -1,0 +1,655 @@
+"""Rounds: real processes at work on a real server, one kind of fault, then heal, drain, and check everything.
+
+    scripts/faults --minutes 60 --seed 1        the whole matrix again and again, alternating the servers
+    scripts/faults --only kill-workers --seed 1 --rounds 1 --server 7.0      one round, as a report replays it
+    scripts/faults --list                       every kind of fault, in one sentence each
+
+A round is made from its seed alone: who plays, what is put, what is hurt and when. (What the machine makes of it
+in time differs from run to run; the seed gives the same attack, not the same interleaving.) Its parts:
+
+    1 work    the server, workers, producers; wait until messages are handled
+    2 harm    the fault, for some seconds. A round in which it never happened has shown nothing, and fails
+    3 heal    faults off, stopped processes go on, producers end
+    4 drain   within lease + sweep + work; then processes end on SIGTERM, with status 0
+    5 check   history, effects and every key of the server (checker.py)
+
+Kinds of faults are functions under ``@fault``, in the modules that MORE names. A kind says which causes of extra
+deliveries it explains: ``causes=()`` is a fault that may not cost a single one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis as redis_py
+
+import reliq
+from reliq.core import envelope as env
+from reliq.core.keys import Keys
+from tests.faults import checker
+from tests.faults.checker import Final, Found, Report, Terms
+from tests.faults.history import Effects, History
+from tests.faults.lab import WorkerProcess, wait_until
+from tests.faults.proxy import Action, FaultProxy, Rule
+from tests.servers import NO_SERVER, RedisServer, ServerBinary, find_servers
+
+Settings = dict[str, Any]
+
+MORE = ("tests.faults.kinds", "tests.faults.rounds_replicated")
+"""Modules with kinds of faults; one that does not exist is passed over."""
+
+SWEEP = 1.0
+"""Seconds within which a worker sees that a lease has ended."""
+SLACK = float(os.environ.get("RELIQ_LAB_SLACK", "4"))
+"""Seconds that a busy machine may take beyond lease + sweep + work."""
+BELL = b"\xc1rlq\0"
+BUSY = {"every": 0.008, "ms": (5, 30), "deeds": {"fail": 0.03, "release": 0.01, "bury": 0.01}}
+"""A producer whose messages keep the workers at work, and some of which fail, wait, or are buried."""
+SUPERVISED: Settings = {"supervise": True, "worker": {"processes": 2}}
+PLAIN: Settings = {}
+
+SKIPS: dict[str, str] = {
+    "sentinel-failover": "nobody has written it yet",
+    "cluster-failover": "nobody has written it yet",
+    "slot-migration": "nobody has written it yet",
+    "read-only-replica": "nobody has written it yet",
+    "fsync-per-put": "WAITAOF needs Redis 7.2, and none is at hand",
+    "redis-8": "no such server at hand",
+    "valkey": "no such server at hand",
+}
+"""What is part of the matrix and cannot be run here, with the reason. A kind of the same name replaces it."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fault. ``harm`` does it; the rest says who plays and what the fault explains."""
+
+    name: str
+    what: str
+    harm: Callable[[Round], None] = field(repr=False)
+    causes: frozenset[str] = frozenset()
+    dead: frozenset[str] = frozenset({"BURIED"})
+    lease: float = 3.0
+    workers: Sequence[Settings] = (SUPERVISED, PLAIN)
+    producers: Sequence[Settings] = (BUSY, BUSY)
+    queue: Settings = field(default_factory=dict)
+    proxied: bool = False
+    appendfsync: str = "always"
+    forgets: float = 0.0
+    needs: tuple[int, ...] = (6, 2)
+    stage: Callable[[Round], AbstractContextManager[Any]] | None = None
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def fault(name: str, *, causes: Sequence[str] = (), **options: Any) -> Callable[[Any], Any]:
+    """Register a kind: the first sentence of the function's docstring says what it is.
+
+    ``causes``: of extra deliveries (reap, release, late) that it explains. ``dead``: causes of dead letters.
+    ``lease`` seconds; ``workers`` and ``producers``: settings for cast.py, one process each; ``proxied``: all go
+    through ``Round.proxy``; ``forgets``: seconds of confirmed writes that a rollback may lose; ``needs``: the
+    oldest server version; ``stage``: a context manager that takes the Round and gives something with ``url`` and
+    ``client()``, instead of one RedisServer.
+    """
+
+    def register(harm: Any) -> Any:
+        what = " ".join(harm.__doc__.split())
+        options.setdefault("dead", {"BURIED"})
+        options["dead"] = frozenset(options["dead"])
+        KINDS[name] = Kind(name, what, harm, frozenset(causes), **options)
+        SKIPS.pop(name, None)
+        return harm
+
+    return register
+
+
+def load_kinds() -> dict[str, Kind]:
+    """All kinds, of all modules that are there."""
+    for module in MORE:
+        if importlib.util.find_spec(module) is not None:
+            importlib.import_module(module)
+    return KINDS
+
+
+# -- one round ----------------------------------------------------------------------------------------------
+
+
+class Vain(AssertionError):
+    """The round could not be played as it should; it has shown nothing."""
+
+
+@dataclass
+class Outcome:
+    """What one round has shown: the checker's report, the text for people, and how often the fault was done."""
+
+    kind: str
+    server: str
+    seed: int
+    report: Report
+    text: str
+    done: Counter[str]
+
+
+class Round:
+    """What a kind of fault has in its hands. Everything it starts is ended by pid when the round is over."""
+
+    def __init__(self, kind: Kind, binary: ServerBinary, seed: int, seconds: float, broken: str = "") -> None:
+        self.kind, self.binary, self.seed, self.seconds, self.broken = kind, binary, seed, seconds, broken
+        self.chance = random.Random(f"{kind.name}:{seed}")
+        self.prefix = f"r{seed}"
+        self.keys = Keys("work", self.prefix)
+        self.workers: list[WorkerProcess] = []
+        self.producers: list[WorkerProcess] = []
+        self.reapers: list[WorkerProcess] = []
+        self.done: Counter[str] = Counter()
+        self.rollbacks: list[float] = []
+        self.complaints: list[tuple[str, str]] = []
+        self.rules: list[Rule] = []
+        self.may_die_of: set[int] = {signal.SIGKILL}
+        self._healed_at = 0.0
+        self._asleep: set[int] = set()
+        self._orphans: set[int] = set()
+        self._shells = ["threads", "coroutines", "aio"]
+        self.chance.shuffle(self._shells)
+        self.options = {"lease": kind.lease, "block": 1.0, "timeout": 2.0, "max_losses": 200, **kind.queue}
+
+    # -- the whole of it
+
+    def play(self) -> Outcome:
+        """All five parts."""
+        with contextlib.ExitStack() as stack:
+            self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reliq-round-")))
+            self.server: Any = stack.enter_context((self.kind.stage or _standalone)(self))
+            self.history = History(self.folder / "history.jsonl")
+            stack.callback(self.history.close)
+            self.effects = Effects(self.folder / "effects.sqlite")
+            if self.kind.proxied:
+                host, port = self.server.url.removeprefix("redis://").split("/")[0].split(":")
+                self.proxy = stack.enter_context(FaultProxy(host, int(port), seed=self.seed))
+            self.queue = stack.enter_context(
+                reliq.Queue("work", self.server.url, prefix=self.prefix, **self.options)
+            )
+            stack.callback(self._kill_all)
+            try:
+                return self._play()
+            except Exception as error:
+                logs = "\n".join(f"--- {w.log_path.name}\n{w.log()[-1500:]}" for w in self._everybody())
+                raise Vain(f"{self.title}: {error!r}\n{self.replay}\n{logs}") from error
+
+    def _play(self) -> Outcome:
+        self.phase("work")
+        for settings in self.kind.workers:
+            self.worker(**settings)
+        for settings in self.kind.producers:
+            self.producer(**settings)
+        if self.kind.workers and self.kind.producers:
+            wait_until(lambda: self.effects.count() >= 5, 20, "work begins")
+        self.phase("harm")
+        self.kind.harm(self)
+        self.heal()
+        if not self.done:
+            raise Vain("the fault never happened")
+        for producer in self.producers:
+            self._end(producer)
+        bound = self._bound()
+        drained = self._drain(bound)
+        recovery = time.monotonic() - self._healed_at
+        self.phase("drained" if drained else "not drained")
+        for process in [*self.reapers, *self.workers]:
+            self._end(process)
+        self._await_orphans()
+        return self._check(drained, recovery, bound)
+
+    @property
+    def title(self) -> str:
+        broken = f", build broken on purpose: {self.broken}" if self.broken else ""
+        return f"round {self.kind.name} on {self.binary.name}, seed {self.seed}{broken}"
+
+    @property
+    def replay(self) -> str:
+        version = ".".join(self.binary.version.split(".")[:2])
+        which = f"--only {self.kind.name} --server {version} --seed {self.seed} --rounds 1"
+        broken = f" --break {self.broken}" if self.broken else ""
+        return f"scripts/faults {which} --seconds {self.seconds:g}{broken}"
+
+    # -- who plays
+
+    def settings(self, role: str, settings: Settings) -> Settings:
+        """What a process of this round is told; settings may name another ``url`` or ``queue`` options."""
+        url = self.proxy.url if self.kind.proxied else self.server.url
+        base = {"role": role, "url": url, "prefix": self.prefix, "break": self.broken}
+        base |= {"history": str(self.history.path), "effects": str(self.folder / "effects.sqlite")}
+        return base | settings | {"queue": self.options | settings.get("queue", {})}
+
+    def worker(self, **settings: Any) -> WorkerProcess:
+        """Start a worker. Without a ``shell``, each gets another one of the three."""
+        if "shell" not in settings:
+            shells = [s for s in self._shells if not (settings.get("supervise") and s == "aio")]
+            settings["shell"] = "threads" if self.broken else shells[len(self.workers) % len(shells)]
+        worker = WorkerProcess(self.settings("worker", settings), self.folder)
+        worker.settings = settings  # type: ignore[attr-defined]
+        self.workers.append(worker)
+        return worker
+
+    def again(self, worker: WorkerProcess) -> WorkerProcess:
+        """Start another worker of the same kind in the place of one that has ended."""
+        return self.worker(**worker.settings)  # type: ignore[attr-defined]
+
+    def producer(self, **settings: Any) -> WorkerProcess:
+        """Start a producer with numbers of its own."""
+        number = len(self.producers)
+        settings = {"seed": f"{self.seed}:{number}", "first": number * 1_000_000} | settings
+        settings["queue"] = {"timeout": 0.4} | settings.get("queue", {})
+        self.producers.append(WorkerProcess(self.settings("producer", settings), self.folder))
+        return self.producers[-1]
+
+    def reaper(self, **settings: Any) -> WorkerProcess:
+        """Start a process that does nothing but reap."""
+        self.reapers.append(WorkerProcess(self.settings("reaper", settings), self.folder))
+        return self.reapers[-1]
+
+    def _everybody(self) -> list[WorkerProcess]:
+        return [*self.workers, *self.producers, *self.reapers]
+
+    # -- what a kind of fault does
+
+    def beats(self, least: float, most: float) -> Iterator[None]:
+        """The moments at which to do harm: so many seconds apart, until the time of this part is over."""
+        end = time.monotonic() + self.seconds
+        while True:
+            time.sleep(self.chance.uniform(least, most))
+            if time.monotonic() > end:
+                return
+            yield
+
+    def did(self, what: str, **details: Any) -> None:
+        """Write down a fault that was done."""
+        self.done[what] += details.get("times", 1)
+        self.history.note("fault", "ok", what=what, **details)
+
+    def phase(self, name: str) -> None:
+        self.history.note("phase", "ok", name=name)
+
+    def signal(self, pid: int, number: int) -> bool:
+        """Send a signal, and write it down; False if the process is gone already."""
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return False
+        (self._asleep.add if number == signal.SIGSTOP else self._asleep.discard)(pid)
+        self.did(signal.Signals(number).name, target=pid)
+        return True
+
+    def alive(self, *, supervised: bool | None = None) -> list[WorkerProcess]:
+        """The workers that run (of one sort)."""
+        running = [w for w in self.workers if w.process.poll() is None]
+        sorts = {True, False} if supervised is None else {supervised}
+        return [w for w in running if bool(w.settings.get("supervise")) in sorts]  # type: ignore[attr-defined]
+
+    def child(self) -> int:
+        """The pid of some child of a supervisor, 0 if there is none at the moment."""
+        pids = [pid for worker in self.alive(supervised=True) for pid in worker.children()]
+        return self.chance.choice(pids) if pids else 0
+
+    def kill(self, worker: WorkerProcess) -> None:
+        """kill -9 of a worker, or of a supervisor, whose children then have to end by themselves."""
+        self._orphans.update(worker.children())
+        self.signal(worker.pid, signal.SIGKILL)
+        worker.process.wait(10)
+
+    def rule(self, action: Action, probability: float, commands: Sequence[bytes] = ()) -> Rule:
+        """Have the proxy do this to some of the commands that count (not to those of connecting)."""
+        wanted = frozenset(commands or (b"EVALSHA", b"EVAL", b"BLMOVE", b"LPUSH", b"LRANGE", b"LTRIM", b"RPUSH"))
+        made = self.proxy.on(
+            where=lambda args: args[0].upper() in wanted, action=action, count=None, probability=probability
+        )
+        self.rules.append(made)
+        return made
+
+    def cli(self, *args: Any) -> Any:
+        """One command on a connection of its own."""
+        return self.server.cli(*args)
+
+    # -- the end of it
+
+    def heal(self) -> None:
+        """End every fault that is still there."""
+        for rule in self.rules:
+            rule.remove()
+            if rule.hits:
+                self.did(rule.action.name, times=rule.hits)
+        if self.kind.proxied:
+            self.proxy.latency = 0.0
+            if self.proxy.partitioned:
+                self.proxy.heal()
+        for pid in list(self._asleep):
+            self.signal(pid, signal.SIGCONT)
+        self._healed_at = time.monotonic()
+        self.phase("heal")
+
+    def _bound(self) -> float:
+        """Seconds from the heal in which all must be done: lease + sweep + work."""
+        size = self.queue.size()
+        backlog = size.ready + size.doing + size.later
+        longest = max((settings["ms"][1] for settings in self.kind.producers), default=50) / 1000
+        work = backlog * longest / 4 + 1.5  # a handler's own release takes a second
+        return self.kind.lease + SWEEP + work + SLACK
+
+    def _drain(self, bound: float) -> bool:
+        """Whether everything was settled in time. Redis is asked until it answers."""
+        while time.monotonic() - self._healed_at < bound:
+            with contextlib.suppress(reliq.ReliqError):
+                size = self.queue.size()
+                if size.ready + size.doing + size.later == 0 and not self._strays():
+                    return True
+            time.sleep(0.02)
+        return False
+
+    def _strays(self) -> bool:
+        """Whether a list is there that no registration tells of."""
+        with self.server.client() as client:
+            return any(client.scan_iter(match=self.keys.lists_pattern.encode(), count=1000))
+
+    def _end(self, process: WorkerProcess) -> None:
+        killed = process.process.poll()
+        try:
+            status = process.end() if killed is None else killed
+        except AssertionError as error:
+            self.complaints.append(("I6", f"a process did not end on SIGTERM: {str(error)[-1500:]}"))
+            return
+        if status != 0 and -status not in self.may_die_of:
+            log = process.log()[-1500:]
+            self.complaints.append(("I6", f"a process ended with status {status} instead of 0:\n{log}"))
+
+    def _await_orphans(self) -> None:
+        try:
+            wait_until(lambda: not any(self._is_ours(pid) for pid in self._orphans), 5, "orphans end")
+        except AssertionError:
+            self.complaints.append(("I6", "children of a killed supervisor did not end by themselves"))
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether this process runs, and is one of this round (a pid may come again)."""
+        with contextlib.suppress(OSError):
+            return str(self.folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return False
+
+    def _kill_all(self) -> None:
+        pids = {pid for worker in self.workers for pid in worker.children()} | self._orphans
+        for process in self._everybody():
+            if process.process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+                process.process.wait(10)
+        for pid in pids:
+            if self._is_ours(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _check(self, drained: bool, recovery: float, bound: float) -> Outcome:
+        terms = Terms(
+            causes=self.kind.causes,
+            dead=self.kind.dead,
+            drained=drained,
+            recovery=recovery,
+            bound=bound,
+            rollbacks=self.rollbacks,
+            forgets=self.kind.forgets,
+            complaints=self.complaints,
+        )
+        events, effects, final = self.history.read(), self.effects.read(), self.final()
+        report = checker.check(events, effects, final, terms)
+        text = checker.incident(report, events, effects, final, title=self.title, replay=self.replay)
+        if keep := os.environ.get("RELIQ_LAB_KEEP"):
+            self._keep(Path(keep))
+        return Outcome(self.kind.name, self.binary.name, self.seed, report, text, self.done)
+
+    def _keep(self, folder: Path) -> None:
+        """Leave history and logs there, for a closer look."""
+        goal = folder / f"{self.kind.name}-{self.binary.name}-{self.seed}"
+        goal.mkdir(parents=True, exist_ok=True)
+        for path in [self.history.path, *self.folder.glob("*.log")]:
+            (goal / path.name).write_bytes(path.read_bytes())
+
+    def final(self) -> Final:
+        """Every key of this queue, read raw."""
+        with self.server.client() as client:
+            return read_final(client, self.keys)
+
+    def ready_ids(self) -> list[str]:
+        """What stands in ready, from its head on."""
+        with self.server.client() as client:
+            elements: Any = client.lrange(self.keys.ready, 0, -1)
+            return [e[23:39].hex() for e in reversed(elements) if env.is_envelope(e)]
+
+
+def _standalone(round: Round) -> AbstractContextManager[RedisServer]:
+    debug = ("--enable-debug-command", "yes") if round.binary.version_info >= (7,) else ()
+    return RedisServer(round.binary, appendfsync=round.kind.appendfsync, extra_args=debug)
+
+
+def read_final(client: redis_py.Redis, keys: Keys) -> Final:
+    """Where every message is, by looking at every key under the prefix."""
+    found: list[Found] = []
+    strange: list[str] = []
+    for raw in client.scan_iter(match=f"{keys.prefix}:*".encode(), count=1000):
+        key = raw.decode()
+        if key in (keys.later, keys.dead):
+            members: Any = client.zrange(key, 0, -1)
+            place = "later" if key == keys.later else "dead"
+        elif key == keys.ready or keys.consumer_of(key):
+            members = client.lrange(key, 0, -1)
+            place = "ready" if key == keys.ready else key.removeprefix(keys.ready[: -len("ready")]).split(":")[0]
+        else:
+            continue
+        for element in members:
+            _file(place, element, found, strange)
+    entries: Any = client.xrange(keys.events)
+    ledger = [
+        {name.decode(): value.decode() for name, value in fields.items()} | {"ms": int(id.split(b"-")[0])}
+        for id, fields in entries
+    ]
+    return Final(found, ledger, strange)
+
+
+def _file(place: str, element: bytes, found: list[Found], strange: list[str]) -> None:
+    cause = ""
+    try:
+        if place == "dead":
+            note, element = env.split_note(element)
+            cause = note["cause"]
+        envelope = env.unpack(element)
+    except reliq.ReliqError as error:
+        if element != BELL:
+            strange.append(f"{place}: {error}")
+        return
+    found.append(Found(place, envelope.id.hex(), envelope.fence, cause))
+
+
+def play(kind: Kind, binary: ServerBinary, seed: int, *, seconds: float, broken: str = "") -> Outcome:
+    """Play one round."""
+    return Round(kind, binary, seed, seconds, broken).play()
+
+
+# -- the whole matrix ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Row:
+    """What the rounds of one kind have shown together."""
+
+    fault: str
+    rounds: int = 0
+    messages: int = 0
+    lost: int = 0
+    unexpected: int = 0
+    forgiven: int = 0
+    extra: Counter[str] = field(default_factory=Counter)
+    worst: float = 0.0
+    broken: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        report = outcome.report
+        self.rounds += 1
+        self.messages += report.attempted
+        self.lost += len(report.lost)
+        self.unexpected += len(report.unexpected)
+        self.forgiven += len(report.forgiven)
+        self.extra += report.extra
+        self.worst = max(self.worst, report.recovery)
+        self.broken += not report.ok
+
+    def cells(self) -> tuple[str, ...]:
+        extra = ", ".join(f"{n} {cause}" for cause, n in sorted(self.extra.items())) or "0"
+        lost = f"{self.lost} (+{self.forgiven} by rollback)" if self.forgiven else str(self.lost)
+        numbers = (self.fault, str(self.rounds), str(self.messages), lost, str(self.unexpected), extra)
+        return (*numbers, f"{self.worst:.1f} s", "kept" if not self.broken else f"BROKEN in {self.broken}")
+
+
+HEADINGS = (
+    "fault", "rounds", "messages", "lost", "unexpected", "extra deliveries", "worst recovery", "invariants",
+)  # fmt: skip
+
+
+def table(rows: Sequence[Row], skips: dict[str, str]) -> str:
+    """The one table at the end. What was not run is a named skip, never a pass."""
+    lines = [HEADINGS, *(row.cells() for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
+    text = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    ]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([*text, *(f"{name.ljust(widths[0])}  SKIPPED: {why}" for name, why in skips.items())])
+
+
+class Matrix:
+    """Rounds of all kinds in turn, each time on the other server, until the time is over."""
+
+    def __init__(self, kinds: Sequence[Kind], binaries: Sequence[ServerBinary], seed: int, **play: Any) -> None:
+        self.kinds, self.binaries, self.seed, self._play = kinds, binaries, seed, play
+        self.rows = {kind.name: Row(kind.name) for kind in kinds}
+        self.incidents: list[str] = []
+        self.vain: list[str] = []
+
+    def run(self, minutes: float, most: int | None) -> None:
+        """At least one round; none is begun after the time is over, or after ``most`` of them."""
+        end = time.monotonic() + minutes * 60
+        for number in range(most or 1_000_000):
+            cycle, place = divmod(number, len(self.kinds))
+            kind = self.kinds[place]
+            able = [binary for binary in self.binaries if binary.version_info >= kind.needs]
+            self._round(number, kind, able[(place + cycle) % len(able)])
+            if time.monotonic() > end:
+                return
+
+    def _round(self, number: int, kind: Kind, binary: ServerBinary) -> None:
+        seed = self.seed + number
+        label = f"{number + 1:4}  {kind.name:22} {binary.name:13} seed {seed}"
+        try:
+            outcome = play(kind, binary, seed, **self._play)
+        except Vain as error:
+            self.vain.append(str(error))
+            print(f"{label}  VAIN: {error}", flush=True)
+            return
+        self.rows[kind.name].add(outcome)
+        done = ", ".join(f"{what} {n}" for what, n in outcome.done.items())
+        print(f"{label}  {'kept' if outcome.report.ok else 'BROKEN'}  {checker.counts(outcome.report)}; {done}",
+              flush=True)  # fmt: skip
+        if not outcome.report.ok:
+            self.incidents.append(outcome.text)
+            print(outcome.text, flush=True)
+
+    def skips(self, all_kinds: bool) -> dict[str, str]:
+        """What belongs to the matrix and was not run."""
+        late = {name: "the time was over before its turn" for name, row in self.rows.items() if not row.rounds}
+        return {**(SKIPS if all_kinds else {}), **late}
+
+    @property
+    def status(self) -> int:
+        """0 if every invariant was kept in every round."""
+        return 1 if self.incidents or self.vain else 0
+
+    def as_json(self, skips: dict[str, str]) -> Settings:
+        rows = [vars(row) | {"extra": dict(row.extra)} for row in self.rows.values() if row.rounds]
+        servers = [binary.name for binary in self.binaries]
+        found = {"incidents": self.incidents, "vain": self.vain}
+        return {"schema": 1, "seed": self.seed, "servers": servers, "rows": rows, "skipped": skips, **found}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command; its exit status is 0 (all kept), 1 (not), 2 (usage), 3 (no server)."""
+    kinds = load_kinds()
+    options = _arguments(words)
+    if options.list:
+        for kind in kinds.values():
+            print(f"{kind.name:22} {kind.what}")
+        for name, why in SKIPS.items():
+            print(f"{name:22} SKIPPED: {why}")
+        return 0
+    unknown = set(options.only) - set(kinds)
+    if unknown:
+        print(f"scripts/faults: no fault named {', '.join(sorted(unknown))}; --list shows all", file=sys.stderr)
+        return 2
+    binaries = [b for b in find_servers() if b.version.startswith(options.server)]
+    if not binaries:
+        print(f"scripts/faults: {NO_SERVER if not options.server else f'no server {options.server} here'}",
+              file=sys.stderr)  # fmt: skip
+        return 3
+    chosen = [kind for name, kind in kinds.items() if not options.only or name in options.only]
+    able = [kind for kind in chosen if any(b.version_info >= kind.needs for b in binaries)]
+    SKIPS.update({kind.name: f"needs Redis {kind.needs}" for kind in chosen if kind not in able})
+    seed = options.seed if options.seed is not None else random.randrange(1_000_000)
+    print(f"seed {seed}, servers {', '.join(b.name for b in binaries)}, {len(able)} kinds of faults", flush=True)
+    matrix = Matrix(able, binaries, seed, seconds=options.seconds, broken=getattr(options, "break"))
+    with contextlib.suppress(KeyboardInterrupt):
+        matrix.run(options.minutes, options.rounds)
+    skips = matrix.skips(not options.only)
+    print(table([row for row in matrix.rows.values() if row.rounds], skips))
+    print(f"seed {seed}: {_summary(matrix)}")
+    if options.json:
+        Path(options.json).write_text(json.dumps(matrix.as_json(skips), indent=1))
+    return matrix.status
+
+
+def _summary(matrix: Matrix) -> str:
+    rounds = sum(row.rounds for row in matrix.rows.values())
+    lost = sum(row.lost for row in matrix.rows.values())
+    text = f"{rounds} rounds, {lost} lost, {len(matrix.incidents)} with a broken invariant"
+    return text + (f", {len(matrix.vain)} that showed nothing" if matrix.vain else "")
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/faults", description="Hurts a working reliq in every way, and checks that nothing is lost."
+    )
+    parser.add_argument("--minutes", type=float, default=5.0, help="begin no round after so long (default 5)")
+    parser.add_argument("--seed", type=int, help="round n has the seed SEED + n (default: by chance, printed)")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this fault; may be repeated")
+    parser.add_argument("--server", default="", metavar="VERSION", help="such as 6.2 or 7.0 (default: in turn)")
+    parser.add_argument("--rounds", type=int, help="at most so many")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of harm in each round (default 5)")
+    parser.add_argument("--json", metavar="FILE", help="write the table there too")
+    parser.add_argument("--list", action="store_true", help="show every kind of fault and what is skipped")
+    parser.add_argument("--break", default="", metavar="BUILD", help="a deliberately broken build: see breaks.py")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    from tests.faults import rounds  # not __main__: the kinds register themselves with this module
+
+    sys.exit(rounds.main())
