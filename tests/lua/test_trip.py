@@ -272,12 +272,17 @@ def test_huge_element_comes_alone(lab: Lab) -> None:
 
 def test_large_elements_behind_small_ones_are_not_read_in_vain(lab: Lab) -> None:
     """A small head does not make a trip read all that stands behind it: a few ms, not a second."""
-    lab.push(b"1", *[bytes(1_000_000)] * 200)
+    for _ in range(100):
+        lab.push(bytes(1_000_000))
     lab.trip("a", 1)
-    started = time.perf_counter()
-    reply = lab.trip("a", 2, want=1000)
-    assert time.perf_counter() - started < 0.1
-    assert len(reply[ELEMENTS]) == 1
+    times = []
+    for trip in (2, 3, 4):
+        lab.client.rpush(lab.keys.ready, b"1")
+        started = time.perf_counter()
+        reply = lab.trip("a", trip, want=1000, in_hand=trip - 2)
+        times.append(time.perf_counter() - started)
+        assert len(reply[ELEMENTS]) == 1
+    assert min(times) < 0.05
 
 
 # -- suspects -----------------------------------------------------------------------------------------------
