@@ -23,10 +23,12 @@ from reliq.logging import log
 from reliq.model import clock
 from reliq.sync.board import Board, StationView
 from reliq.sync.loop import Handlers, Loop
-from reliq.sync.worker import exit_child, taken_signals
+from reliq.sync.worker import exit_child
 
 #: A child that ends with this status wants to be replaced: a handler of it is stuck.
 RETIRED: Final = 75
+#: What a child is told by; see _obey().
+_ORDERS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _PR_SET_PDEATHSIG: Final = 1
 #: After its timeout a handler gets so many seconds before its process is killed from outside.
 _KILL_MARGIN: Final = 5.0
@@ -133,13 +135,20 @@ class Supervisor:
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
-        pid = os.fork()
+        # Held back until the child has handlers of its own: those that it inherits would stop a copy of us.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ORDERS)
+        try:
+            pid = os.fork()
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+            raise
         if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             child.pid, child.started_at, child.stopped = pid, clock(), False
             return
         status = 1
         try:
-            status = self._be_child(child, parent)
+            status = self._be_child(child, parent, unblocked)
         except ReliqError as error:
             log.error("worker process: %s", error)
         except BaseException:  # noqa: BLE001 - a forked child must end here, whatever happens
@@ -147,16 +156,16 @@ class Supervisor:
         finally:
             exit_child(status)
 
-    def _be_child(self, child: Child, parent: int) -> int:
+    def _be_child(self, child: Child, parent: int, unblocked: set[int]) -> int:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(self._child_end)
         _die_with(parent)
         loop = self._make(child.board)
+        _obey(loop)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         threading.Thread(target=self._watch_parent, args=(loop,), name="reliq-parent", daemon=True).start()
-        with taken_signals(loop.stop, True):
-            clean = loop.run()
-        return 0 if clean else RETIRED
+        return 0 if loop.run() else RETIRED
 
     def _watch_parent(self, loop: Loop) -> None:
         """Our supervisor holds the other end of this pipe; when it is gone, nobody renews for us."""
@@ -266,13 +275,33 @@ class Supervisor:
             self._kill_at = now + self._grace + 5.0 if self._told == 1 else now + 5.0
             for child in self._children:
                 if child.pid:
-                    os.kill(child.pid, signal.SIGTERM)
+                    os.kill(child.pid, signal.SIGTERM if self._told == 1 else signal.SIGQUIT)
         if self._kill_at is not None and now > self._kill_at:
             for child in self._children:
                 if child.pid:
                     log.error("worker process %d did not end in time; killing it", child.pid)
                     os.kill(child.pid, signal.SIGKILL)
             self._kill_at = now + 5.0
+
+
+def _obey(loop: Loop) -> None:
+    """What a child does on SIGTERM (finish) and SIGQUIT (give back at once), as its supervisor sends them.
+
+    A terminal (Ctrl-C) and systemd signal the whole group, so children get that besides what their supervisor
+    passes on. Therefore SIGINT is for the supervisor alone, and SIGTERM says the same however often it comes.
+    (A handler that does nothing, and not SIG_IGN, which programs that a handler starts would inherit.)
+    """
+    given = 0
+
+    def stop(times: int) -> None:
+        nonlocal given
+        for _ in range(given, times):
+            loop.stop()
+        given = max(given, times)
+
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    signal.signal(signal.SIGTERM, lambda number, frame: stop(1))
+    signal.signal(signal.SIGQUIT, lambda number, frame: stop(2))
 
 
 def _die_with(parent: int) -> None:

@@ -65,6 +65,7 @@ class Commands:
         self.prefix = prefix
         self._capsys = capsys
         self._folder = folder
+        self.session = False  # whether a started process leads a group of its own
 
     def _all(self, words: tuple[str, ...]) -> list[str]:
         return [*words, "--url", self.url, "--prefix", self.prefix]
@@ -103,6 +104,7 @@ class Commands:
             text=True,
             cwd=self._folder,
             env=environment(**env),
+            start_new_session=self.session,
         )
 
     def queue(self, name: str, **options: Any) -> reliq.Queue:

@@ -31,6 +31,8 @@ def send(body):
     logging.getLogger("shop").info("sending %s", body)
     if body == "slow":
         time.sleep(1)
+    if body == "long":
+        time.sleep(10)
     note(body)
 
 @images.ack
@@ -83,8 +85,9 @@ def test_sigterm_ends_it_with_0(
 ) -> None:
     """All handlers of a module run, in a child; SIGTERM finishes what is at work: exit status 0, nothing left."""
     worker = shop("shop.handlers", "--name", "web1")
-    put(commands, "emails", "slow")
     put(commands, "images", "cat")
+    eventually(lambda: effects(tmp_path), "nobody took the image")
+    put(commands, "emails", "slow")
 
     def consumers() -> list[dict[str, Any]]:
         (queue,) = commands("status", "--queue", "emails", "--json").json["queues"]
@@ -96,7 +99,7 @@ def test_sigterm_ends_it_with_0(
     worker.send_signal(signal.SIGTERM)
     out, err = worker.communicate(timeout=20)
     assert (worker.returncode, out) == (0, "")
-    assert {body for body, _ in effects(tmp_path)} == {"slow", "cat"}
+    assert [body for body, _ in effects(tmp_path)] == ["cat", "slow"]
     assert "Traceback" not in err
     assert commands("status").status == 0
 
@@ -175,3 +178,41 @@ def test_failing_handler_is_logged(commands: Commands, tmp_path: Path) -> None:
     assert "dead-lettered" in line
     assert mid in line
     assert commands("status").status == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_the_whole_group_is_one_request(
+    commands: Commands,
+    shop: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+    number: signal.Signals,
+) -> None:
+    """Ctrl-C and systemd signal the children too, besides the supervisor that passes it on: the handler at work
+    still finishes."""
+    commands.session = True
+    put(commands, "emails", "slow")
+    worker = shop("shop.handlers:send")
+    eventually(lambda: commands("peek", "--state", "doing", "--json").json["messages"], "nobody took it")
+    os.killpg(worker.pid, number)
+    _, err = worker.communicate(timeout=20)
+    assert worker.returncode == 0, err
+    assert [body for body, _ in effects(tmp_path)] == ["slow"]
+    assert commands("status").status == 0
+
+
+def test_second_signal_gives_back_at_once(
+    commands: Commands, shop: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """SIGTERM twice does not wait for the handler: its message is ready again, exit status 0."""
+    put(commands, "emails", "long")
+    worker = shop("shop.handlers:send")
+    eventually(lambda: commands("peek", "--state", "doing", "--json").json["messages"], "nobody took it")
+    worker.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    worker.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    _, err = worker.communicate(timeout=20)
+    assert (worker.returncode, effects(tmp_path)) == (0, []), err
+    assert time.monotonic() - started < 3
+    (message,) = commands("peek", "--json").json["messages"]
+    assert message["body"] == "long"
