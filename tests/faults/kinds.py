@@ -34,6 +34,7 @@ from tests.faults.rounds import BUSY, PLAIN, SUPERVISED, Round, fault
 KILLS = ("reap",)
 STOPS = ("reap", "late")
 ALL = ("reap", "late", "release")
+"""Who gives back at once what a handler still works on gets a late settle from that handler."""
 CALM = {"every": 0.05, "ms": (1, 5)}
 """A producer that leaves the workers idle most of the time."""
 ORDERLY = {"every": 0.0, "ms": (1, 2), "plain": True, "most": 400}
@@ -60,7 +61,7 @@ def kill_plain_workers(r: Round) -> None:
         r.again(victim)
 
 
-@fault("kill-supervisors", causes=(*KILLS, "release"), lease=1.5, workers=(SUPERVISED, SUPERVISED))
+@fault("kill-supervisors", causes=ALL, lease=1.5, workers=(SUPERVISED, SUPERVISED))
 def kill_supervisors(r: Round) -> None:
     """kill -9 of a supervisor: its children give back what they hold and end; another one is started."""
     for _ in r.beats(0.5, 1.0):
@@ -125,7 +126,7 @@ def stop_supervisors_children_die(r: Round) -> None:
         r.signal(victim.pid, signal.SIGCONT)
 
 
-@fault("term-workers", causes=("release",), workers=(PLAIN, SUPERVISED))
+@fault("term-workers", causes=("release", "late"), workers=(PLAIN, SUPERVISED))
 def term_workers(r: Round) -> None:
     """SIGTERM of workers and supervisors, as in a rolling restart; some are told twice."""
     for _ in r.beats(0.3, 0.6):

@@ -1,0 +1,94 @@
+"""Every kind of fault, a few seconds each, from a fixed seed: the slice of scripts/faults that every test run has.
+
+The servers take turns: each kind is played on one of them here, and on all of them by scripts/faults.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.faults import rounds
+from tests.faults.checker import Report
+from tests.servers import NO_SERVER, find_servers
+
+SEED = 20_261
+SECONDS = float(os.environ.get("RELIQ_LAB_SECONDS", "2"))
+"""Of harm in each round."""
+ROOT = Path(__file__).parents[2]
+KINDS = rounds.load_kinds()
+BINARIES = find_servers()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_nothing_is_lost_and_every_invariant_is_kept(name: str) -> None:
+    """One round of this kind of fault; the report of a failure says how to play it again."""
+    kind = KINDS[name]
+    able = [binary for binary in BINARIES if binary.version_info >= kind.needs]
+    if not BINARIES:
+        pytest.fail(NO_SERVER)
+    if not able:
+        pytest.skip(f"{name} needs Redis {kind.needs}")
+    place = list(KINDS).index(name)
+    outcome = rounds.play(kind, able[place % len(able)], SEED + place, seconds=SECONDS)
+    print(outcome.text)
+    assert outcome.report.ok, outcome.text
+    assert not outcome.report.lost
+    assert sum(outcome.done.values()) > 0
+
+
+def test_the_matrix_is_one_table_with_named_skips() -> None:
+    """A row for each kind that was played, a skip for each that was not, and never a pass for a skip."""
+    row = rounds.Row("kill-redis")
+    report = Report(attempted=10, lost=["x"], forgiven=["y"], recovery=1.25, extra=Counter(reap=2))
+    row.add(rounds.Outcome("kill-redis", "redis-7.0.15", 1, report, "", Counter()))
+    text = rounds.table([row], {"valkey": "no such server at hand"})
+    lines = [re.split(r"  +", line) for line in text.splitlines()]
+    assert lines[0] == list(rounds.HEADINGS)
+    assert lines[2] == ["kill-redis", "1", "10", "1 (+1 by rollback)", "0", "2 reap", "1.2 s", "kept"]
+    assert lines[3] == ["valkey", "SKIPPED: no such server at hand"]
+
+
+def test_what_needs_a_server_that_is_not_here_is_skipped_by_name() -> None:
+    """The matrix names what nobody could run."""
+    assert {"fsync-per-put", "redis-8", "valkey"} <= set(rounds.SKIPS)
+    assert not set(rounds.SKIPS) & set(KINDS)
+
+
+def test_a_kind_is_found_in_another_module_and_takes_the_place_of_its_skip(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """rounds_replicated.py and others register kinds without a change here."""
+    monkeypatch.setattr(rounds, "KINDS", {})
+    monkeypatch.setattr(rounds, "SKIPS", {"sentinel-failover": "not yet"})
+
+    @rounds.fault("sentinel-failover", causes=("reap",))
+    def harm(r: rounds.Round) -> None:
+        """A failover."""
+
+    assert rounds.KINDS["sentinel-failover"].what == "A failover."
+    assert rounds.SKIPS == {}
+
+
+def test_a_round_whose_fault_never_happened_shows_nothing() -> None:
+    """A pass has to be earned: a harm that does nothing is an error, not a green round."""
+    kind = rounds.Kind("nothing", "Nothing.", lambda r: None, workers=(), producers=())
+    with pytest.raises(rounds.Vain, match="never happened"):
+        rounds.play(kind, BINARIES[0], 1, seconds=0.1)
+
+
+def test_the_command_lists_every_kind_and_refuses_an_unknown_one() -> None:
+    """scripts/faults --list; exit status 2 for a fault that does not exist."""
+    listed = subprocess.run([ROOT / "scripts/faults", "--list"], capture_output=True, text=True, timeout=300)
+    assert listed.returncode == 0
+    assert all(re.search(rf"^{re.escape(name)} ", listed.stdout, re.MULTILINE) for name in KINDS)
+    unknown = subprocess.run(
+        [ROOT / "scripts/faults", "--only", "gremlins"], capture_output=True, text=True, timeout=300
+    )
+    assert unknown.returncode == 2
+    assert "gremlins" in unknown.stderr
