@@ -15,6 +15,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,28 @@ def _work(settings: Settings, history: History) -> None:
     function: Any = handle if shell == "threads" else handle_async
     handler = queue.ack(function, retry=reliq.Retry(attempts=3, wait=lambda state: 0.05))
     options = {"grace": 5.0, "concurrency": 4} | settings.get("worker", {})
-    if shell == "aio":
-        asyncio.run(aio.Worker(handler, **options).run())
-        return
-    worker = reliq.Worker(handler, **options)
-    worker.supervise() if settings.get("supervise") else worker.run()
+
+    def run() -> None:
+        if shell == "aio":
+            asyncio.run(aio.Worker(handler, **options).run())
+        elif settings.get("supervise"):
+            reliq.Worker(handler, **options).supervise()
+        else:
+            reliq.Worker(handler, **options).run()
+
+    _as_a_service(run)
+
+
+def _as_a_service(run: Callable[[], None]) -> None:
+    """A worker says at once if Redis does not answer when it starts; then whoever runs it starts it again."""
+    for _ in range(200):
+        try:
+            run()
+            return
+        except (reliq.Unavailable, reliq.OutcomeUnknown) as error:
+            logging.warning("not started: %s", error)
+            time.sleep(0.1)
+    raise SystemExit("Redis did not answer in 200 tries")
 
 
 def _do(deed: str | None, lease: Any) -> None:
@@ -106,6 +124,7 @@ def _produce(settings: Settings, history: History) -> None:
     repeated or left alone, as chance has it."""
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
+    logging.info("producer started")
     queue = reliq.Queue("work", settings["url"], prefix=settings["prefix"], **settings["queue"])
     producer = _Producer(queue, settings)
     for _ in range(settings.get("most", 100_000)):
@@ -175,4 +194,5 @@ def _reap(settings: Settings, history: History) -> None:
     queue = reliq.Queue("work", settings["url"], prefix=settings["prefix"], **settings["queue"])
     reaper = reliq.Reaper(queue, interval=settings.get("every", 0.1))
     signal.signal(signal.SIGTERM, lambda number, frame: reaper.stop())
+    logging.info("reaper started")
     reaper.run()

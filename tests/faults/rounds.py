@@ -163,6 +163,7 @@ class Round:
         self.complaints: list[tuple[str, str]] = []
         self.rules: list[Rule] = []
         self.may_die_of: set[int] = {signal.SIGKILL}
+        self.told_twice: set[int] = set()
         self._healed_at = 0.0
         self._asleep: set[int] = set()
         self._orphans: set[int] = set()
@@ -199,8 +200,9 @@ class Round:
             self.worker(**settings)
         for settings in self.kind.producers:
             self.producer(**settings)
+        wait_until(lambda: all("worker started" in w.log() for w in self.workers), 30, "all workers have started")
         if self.kind.workers and self.kind.producers:
-            wait_until(lambda: self.effects.count() >= 5, 20, "work begins")
+            wait_until(lambda: self.effects.count() >= 5, 30, "work begins")
         self.phase("harm")
         self.kind.harm(self)
         self.heal()
@@ -374,7 +376,8 @@ class Round:
         except AssertionError as error:
             self.complaints.append(("I6", f"a process did not end on SIGTERM: {str(error)[-1500:]}"))
             return
-        if status != 0 and -status not in self.may_die_of:
+        unheard = status == -signal.SIGTERM and (process.pid in self.told_twice or "started" not in process.log())
+        if status != 0 and -status not in self.may_die_of and not unheard:
             log = process.log()[-1500:]
             self.complaints.append(("I6", f"a process ended with status {status} instead of 0:\n{log}"))
 
