@@ -23,6 +23,8 @@ class TaskExecutor(CoroutineExecutor[Station]):
         self.waiting.extend(jobs)
         self.start()
 
+    serves_itself = False
+
     def nudge(self) -> bool:
         """Tasks need no waking."""
         return False

@@ -37,6 +37,7 @@ class Loop(Working[Station]):
         self._awake = asyncio.Event()
         self._executors: dict[bool, TaskExecutor | ThreadExecutor[Station]] = {}
         self._sweeper: Sweeper | None = None
+        self._watching: asyncio.Task[None] | None = None
         self.started = asyncio.Event()
 
     def wake(self) -> None:
@@ -74,6 +75,7 @@ class Loop(Working[Station]):
                 self._executors[handler.is_async] = self._executor(handler.is_async)
             self.stations.append(Station(index, handler, queue, self.who, self.wake))
         self._sweeper = Sweeper([queue for _, queue in self._handlers])
+        self._watching = asyncio.create_task(self._watch_event_loop())
         names = ", ".join(handler.name for handler, _ in self._handlers)
         log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)
 
@@ -81,7 +83,14 @@ class Loop(Working[Station]):
         if is_async:
             return TaskExecutor(self.pace, self._defer)
         loop = asyncio.get_running_loop()
-        return ThreadExecutor(self.pace, self._defer, lambda station: ThreadSettler(station, loop))
+        return ThreadExecutor(
+            self.pace, self._defer, lambda station: ThreadSettler(station, loop), refill=self._refill
+        )
+
+    def _refill(self) -> bool:
+        """Called by a handler's thread that has run out of jobs; the trip is made by the event loop."""
+        self.wake()
+        return False
 
     # -- one turn ---------------------------------------------------------------------------------------
 
@@ -125,6 +134,8 @@ class Loop(Working[Station]):
         free = self.free > 0
         pause = min([1.0, *(s.due_in(now, s.engine.answered_at, free=free) for s in self.stations)])
         for executor in self._executors.values():
+            if executor.serves_itself:
+                pause = min(pause, 0.005)  # look on, in case a handler does block
             if executor.nudge():
                 pause = min(pause, 0.002)
         if self.holds_back:
@@ -133,21 +144,22 @@ class Loop(Working[Station]):
         if pause <= 0:
             await asyncio.sleep(0)
             return
-        asleep_at = clock()
-        try:
+        with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._awake.wait(), pause)
-        except asyncio.TimeoutError:
-            self._note_blocked(clock() - asleep_at - pause)
 
-    def _note_blocked(self, seconds: float) -> None:
+    async def _watch_event_loop(self) -> None:
         """A handler that blocks the event loop keeps us from renewing: say so, with the time it took."""
-        shortest = min(station.options.lease for station in self.stations)
-        if seconds > shortest / defaults.RENEW_SHARE:
-            log.warning(
-                "the event loop was blocked for %.1f s (the lease is %s s): a coroutine handler must not block; "
-                "make it a plain function, which runs in a thread, or use asyncio.to_thread",
-                seconds, shortest,
-            )  # fmt: skip
+        lease = min(station.options.lease for station in self.stations)
+        while True:
+            asleep_at = clock()
+            await asyncio.sleep(lease / 10)
+            blocked = clock() - asleep_at - lease / 10
+            if blocked > lease / defaults.RENEW_SHARE:
+                log.warning(
+                    "the event loop was blocked for %.1f s (the lease is %s s): a coroutine handler must not "
+                    "block; make it a plain function, which runs in a thread, or use asyncio.to_thread",
+                    blocked, lease,
+                )  # fmt: skip
 
     # -- handlers past their time -----------------------------------------------------------------------
 
@@ -184,6 +196,8 @@ class Loop(Working[Station]):
             station.give_back_all()
             await self._flush(station)
             await station.aclose()
+        if self._watching is not None:
+            self._watching.cancel()
         if self._sweeper is not None:
             await self._sweeper.stop()
         log.info("worker stopped")
@@ -193,7 +207,8 @@ class Loop(Working[Station]):
         deadline = clock() + station.options.timeout
         while station.state.finished or station.state.unanswered:
             try:
-                await station.engine.trip(0)
+                answer = await station.engine.trip(0)
+                station.give_back(answer.messages)  # what a repeated trip brought, nobody handles any more
             except ReliqError as error:
                 if clock() > deadline:
                     log.error("queue %r: not everything could be given back: %s", station.queue.name, error)

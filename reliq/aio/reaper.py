@@ -7,7 +7,7 @@ import asyncio
 from reliq.aio.queue import Queue
 from reliq.core import flows, ops
 from reliq.core.flows import ReapReport
-from reliq.errors import OutcomeUnknown, Unavailable
+from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
 from reliq.logging import log
 from reliq.model import clock
 
@@ -24,6 +24,7 @@ class Reaper:
         self._interval = interval
         self._scan_steps = scan_steps
         self._scans: dict[str, int] = {}
+        self._patience: dict[str, flows.Patience] = {}
         self._stop = asyncio.Event()
 
     async def run_once(self) -> ReapReport:
@@ -41,11 +42,21 @@ class Reaper:
         ``recent``: only those whose lease ended in the last so many seconds.
         """
         options, started = queue.options, clock()
-        server = (await queue.links.server()).run_id
-        flow = flows.reap_expired_g(
-            options.keys, lease=options.lease, server=server, max_losses=options.max_losses, recent=recent
-        )
-        report = await queue.links.flow(flow)
+        patience = self._patience.setdefault(queue.name, flows.Patience(options.lease, clock))
+        patience.ask()
+        try:
+            flow = flows.reap_expired_g(
+                options.keys,
+                lease=options.lease,
+                server=(await queue.links.server()).run_id,
+                max_losses=options.max_losses,
+                patience=patience,
+                recent=recent,
+            )
+            report = await queue.links.flow(flow)
+        except ReliqError:
+            patience.failed()
+            raise
         if clock() - started > options.lease / 2:
             log.warning("queue %r: this reaper pass took %.1f s", queue.name, clock() - started)
         return report

@@ -5,6 +5,7 @@ A flow is sent the parsed reply of what it yielded (a list of them for a list) a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ class ReapReport:
     ``returned``: messages that went back to ready; ``buried``: dead-lettered as POISON;
     ``consumers``: names whose messages went back; ``adopted``: unregistered lists that were given a lease
     and are reaped when it ends; ``waiting``: expired consumers that were left alone, because the server
-    has not been up for one lease; ``errors``: what a consumer's reap failed with (others went on).
+    has not been up, or was silent, in the last lease; ``errors``: what a consumer's reap failed with (others
+    went on).
     """
 
     queue: str
@@ -48,8 +50,40 @@ class ReapReport:
         return text
 
 
+class Patience:
+    """Whether a reaper may believe that a lease is over: while Redis answered nobody, nobody could renew, and
+    then nothing is reaped for one lease (DESIGN 9.10). ``clock`` gives seconds, as ``lease`` is."""
+
+    def __init__(self, lease: float, clock: Callable[[], float]) -> None:
+        self._lease, self._clock = lease, clock
+        self._asked_at = clock()
+        self._failed = False
+        self._hold_until = 0.0
+
+    def ask(self) -> None:
+        """Redis is asked who is over its lease."""
+        self._asked_at = self._clock()
+
+    def failed(self) -> None:
+        """It gave no answer."""
+        self._failed = True
+
+    def holds(self) -> bool:
+        """It has answered: whether it took so long, or failed before, that its answer is to be doubted."""
+        now = self._clock()
+        if self._failed or now - self._asked_at > self._lease / 2:
+            self._failed, self._hold_until = False, now + self._lease
+        return now < self._hold_until
+
+
 def reap_expired_g(
-    keys: Keys, *, lease: float, server: str, max_losses: int, recent: float | None = None
+    keys: Keys,
+    *,
+    lease: float,
+    server: str,
+    max_losses: int,
+    patience: Patience,
+    recent: float | None = None,
 ) -> Flow[ReapReport]:
     """One pass over the consumers whose lease is over (``recent``: since so many seconds at most). A pass
     that finds none is one call."""
@@ -57,10 +91,14 @@ def reap_expired_g(
     offset = 0
     while True:
         _, names = yield ops.expired(keys, offset, defaults.SCRIPT_ELEMENTS, recent)
+        if patience.holds():
+            report.waiting += names
+            return report
         yield from _reap_each_g(keys, names, report, lease=lease, server=server, max_losses=max_losses)
         offset += len(names)
         if len(names) < defaults.SCRIPT_ELEMENTS:
             return report
+        patience.ask()
 
 
 def adopt_strays_g(

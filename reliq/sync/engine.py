@@ -69,14 +69,17 @@ class Engine(Tripping):
         """
         if not self._bell_id:
             return True
-        try:
-            if wait is not None and not wait.is_set():
-                self._trips.run(ops.unblock(self._bell_id))
-                wait.wait(1.0)
-            if wait is None or not wait.is_set():
-                self._trips.run(ops.kill_client(self._bell_id))
-        except ReliqError:
-            return False
+        with self._lock:
+            try:
+                for _ in range(10):  # more than once: its BLMOVE may be on the way when the first one comes
+                    if wait is None or wait.is_set():
+                        break
+                    self._trips.run(ops.unblock(self._bell_id))
+                    wait.wait(0.1)
+                if wait is None or not wait.is_set():
+                    self._trips.run(ops.kill_client(self._bell_id))
+            except ReliqError:
+                return False
         return True
 
     def leave(self, *, bell_ended: bool) -> bool:

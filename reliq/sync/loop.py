@@ -149,7 +149,7 @@ class Loop(Working[Station]):
         pause = min([1.0, *(s.due_in(now, s.engine.answered_at, free=free) for s in self.stations)])
         for executor in self._executors.values():
             if executor.serves_itself:
-                pause = 0.005  # look on, in case a handler does block
+                pause = min(pause, 0.005) if pause else 0.005  # look on, in case a handler does block
             if executor.nudge():
                 pause = min(pause, 0.002)
         if self.holds_back:
@@ -221,7 +221,8 @@ class Loop(Working[Station]):
         deadline = clock() + station.queue.options.timeout
         while station.state.finished or station.state.unanswered:
             try:
-                station.engine.trip(0)
+                answer = station.engine.trip(0)
+                station.give_back(answer.messages)  # what a repeated trip brought, nobody handles any more
             except ReliqError as error:
                 if clock() > deadline:
                     log.error("queue %r: not everything could be given back: %s", station.queue.name, error)

@@ -6,7 +6,7 @@ import threading
 
 from reliq.core import flows, ops
 from reliq.core.flows import ReapReport
-from reliq.errors import OutcomeUnknown, Unavailable
+from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
 from reliq.logging import log
 from reliq.model import clock
 from reliq.sync.queue import Queue
@@ -24,6 +24,7 @@ class Reaper:
         self._interval = interval
         self._scan_steps = scan_steps
         self._scans: dict[str, int] = {}
+        self._patience: dict[str, flows.Patience] = {}
         self._stop = threading.Event()
 
     def run_once(self) -> ReapReport:
@@ -41,14 +42,21 @@ class Reaper:
         ``recent``: only those whose lease ended in the last so many seconds.
         """
         options, started = queue.options, clock()
-        flow = flows.reap_expired_g(
-            options.keys,
-            lease=options.lease,
-            server=queue.links.server.run_id,
-            max_losses=options.max_losses,
-            recent=recent,
-        )
-        report = queue.links.flow(flow)
+        patience = self._patience.setdefault(queue.name, flows.Patience(options.lease, clock))
+        patience.ask()
+        try:
+            flow = flows.reap_expired_g(
+                options.keys,
+                lease=options.lease,
+                server=queue.links.server.run_id,
+                max_losses=options.max_losses,
+                patience=patience,
+                recent=recent,
+            )
+            report = queue.links.flow(flow)
+        except ReliqError:
+            patience.failed()
+            raise
         if clock() - started > options.lease / 2:
             log.warning("queue %r: this reaper pass took %.1f s", queue.name, clock() - started)
         return report

@@ -50,7 +50,7 @@ class Shell:
         self.url = url
         self.prefix = prefix
         module: Any = reliq if name == "sync" else reliq.aio
-        self.Queue, self.Reaper = module.Queue, module.Reaper
+        self.Queue, self.Reaper, self.Worker = module.Queue, module.Reaper, module.Worker
         self._queues: list[Any] = []
 
     def queue(self, name: str = "q", **options: Any) -> Any:

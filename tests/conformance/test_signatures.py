@@ -15,10 +15,7 @@ import reliq.aio
 ROOT = Path(reliq.__file__).parent
 
 SYNC_ONLY = {
-    "bell.py": "a thread that waits in BLMOVE; a task of the loop in asyncio",
     "board.py": "memory that a supervisor and its children share",
-    "executor.py": "threads for handlers",
-    "sleep.py": "waiting of the worker's loop",
     "supervisor.py": "processes",
 }
 """Files of reliq/sync without a counterpart in reliq/aio, and why."""
@@ -76,6 +73,7 @@ WAITS = {
     "Consumer": {"claim", "settle", "aclose", "__anext__", "__aenter__", "__aexit__"},
     "Lease": {"ack", "retry", "release", "bury", "__aenter__", "__aexit__"},
     "Reaper": {"run_once", "reap", "scan", "on_duty", "run"},
+    "Worker": {"run", "__aenter__", "__aexit__"},
 }
 """What talks to Redis, so it is awaited; the rest is not."""
 
@@ -87,16 +85,20 @@ def test_what_talks_to_redis_is_awaited(name: str) -> None:
     assert {n for n, found in methods.items() if inspect.iscoroutinefunction(found)} == WAITS[name]
 
 
+def test_workers_are_made_and_stopped_alike() -> None:
+    """Same arguments; what differs is said: processes are the blocking shell's, `async with` the other's."""
+    sync, aio = public(reliq.Worker), public(reliq.aio.Worker)
+    assert parameters(sync["__init__"]) == parameters(aio["__init__"])
+    assert set(sync) - set(aio) == {"supervise"}
+    assert set(aio) - set(sync) == {"__aenter__", "__aexit__"}
+
+
 def test_same_files() -> None:
     """reliq/sync and reliq/aio hold the same file names; what only one has is listed with its reason."""
     sync = {path.name for path in (ROOT / "sync").glob("*.py")}
     aio = {path.name for path in (ROOT / "aio").glob("*.py")}
     assert aio <= sync
-    assert sync - aio <= set(SYNC_ONLY) | WORKER
-
-
-WORKER = {"worker.py", "loop.py", "station.py", "sweeper.py"}
-"""Until the asyncio worker is there."""
+    assert sync - aio == set(SYNC_ONLY)
 
 
 def test_aio_exports_the_names_of_the_package() -> None:
