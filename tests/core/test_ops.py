@@ -125,12 +125,44 @@ def drive(flow: Flow[Any], replies: Sequence[Any]) -> Any:
 
 def test_one_bad_consumer_stops_no_reap() -> None:
     """An error of one consumer, at its first call or a later one, is reported; the others are reaped."""
-    flow = flows.reap_expired_g(K, lease=15, server="", max_losses=3)
+    flow = flows.reap_expired_g(K, lease=15, server="", max_losses=3, patience=flows.Patience(15, lambda: 0.0))
     bad = WrongKeyType("no list")
     first = [bad, ops.Reaped("reaped", 1000, 0, True), ops.Reaped("reaped", 5, 1, False)]
     report = drive(flow, [(1700, ["a", "b", "c"]), first, WrongKeyType("now it is"), ])  # fmt: skip
     assert report.errors == ["a: no list", "b: now it is"]
     assert (report.returned, report.buried, report.consumers) == (1005, 1, ["b", "c"])
+
+
+def test_no_lease_is_believed_to_be_over_for_one_lease_after_redis_was_silent() -> None:
+    """An answer that took longer than half a lease, or the first after a failure: nobody could renew meanwhile."""
+    now = [100.0]
+    patience = flows.Patience(10, lambda: now[0])
+
+    def answered_after(seconds: float) -> bool:
+        patience.ask()
+        now[0] += seconds
+        return patience.holds()
+
+    assert not answered_after(4.9)
+    assert answered_after(5.1)
+    assert answered_after(4.0)
+    now[0] += 20
+    assert not answered_after(0.1)
+    patience.failed()
+    assert answered_after(0.1)
+    now[0] += 10
+    assert not answered_after(0.1)
+
+
+def test_what_a_doubted_answer_named_is_reported_as_waiting() -> None:
+    """Not reaped, and not asked for more."""
+    patience = flows.Patience(10, lambda: 0.0)
+    patience.failed()
+    report = drive(
+        flows.reap_expired_g(K, lease=10, server="", max_losses=3, patience=patience), [(1700, ["a", "b"])]
+    )
+    assert report.waiting == ["a", "b"]
+    assert report.returned == 0
 
 
 def test_reap_goes_on_until_nothing_is_left() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import time
 from typing import Any
@@ -12,13 +13,13 @@ import pytest
 
 import reliq
 from reliq.core import envelope as env
-from reliq.core import scripts
+from reliq.core import ops, scripts
 from reliq.core.command import Command
 from tests.faults.lab import lab, wait_until
-from tests.faults.proxy import FaultProxy, drop_reply
+from tests.faults.proxy import FaultProxy, delay_reply, drop_reply
 from tests.servers import RedisServer
 
-SCRIPTS = {"trip": scripts.trip.sha, "put": scripts.put.sha, "reap": scripts.reap.sha}
+SCRIPTS = {name: getattr(scripts, name).sha for name in ("trip", "put", "reap", "expired")}
 
 
 def moved(reply: bytes) -> bool:
@@ -98,6 +99,7 @@ def test_an_outage_longer_than_the_lease_expires_nobody(own_server: RedisServer,
         it.start(concurrency=1)
         other = it.start(concurrency=1)
         wait_until(it.effects, 10, "in hand")
+        wait_until(lambda: "worker started" in other.log(), 10, "the other has reached Redis")
         own_server.kill()
         time.sleep(2.0)
         own_server.start()
@@ -118,6 +120,23 @@ def test_a_redis_that_stood_still_expires_nobody(own_server: RedisServer, prefix
         own_server.resume()
         it.drained(15)
         assert it.count() == {0: 1, 1: 1}
+
+
+def test_a_reaper_doubts_an_answer_that_came_late(server: Any, prefix: str, proxy: FaultProxy) -> None:
+    """While Redis was silent nobody could renew: what it then says about leases counts one lease later."""
+    with lab(server, prefix, lease=1.0) as it, reliq.Queue("work", proxy.url, prefix=prefix, lease=1.0) as queue:
+        it.queue.put({"n": 1, "ms": 60_000})
+        worker = it.start(concurrency=1)
+        wait_until(it.effects, 10, "in hand")
+        worker.signal(signal.SIGKILL)
+        reaper = reliq.Reaper(queue)
+        keys = it.queue.options.keys
+        wait_until(lambda: it.queue.links.insist(ops.expired(keys, 0, 10))[1], 5, "its lease is over")
+        proxy.on(script="expired", action=delay_reply(0.6))
+        late = reaper.run_once()
+        assert (len(late.waiting), late.returned) == (1, 0)
+        assert reaper.run_once().returned == 0
+        wait_until(lambda: reaper.run_once().returned, 5, "reaped one lease later")
 
 
 def test_a_full_redis_refuses_puts_and_is_drained(own_server: RedisServer, prefix: str) -> None:
