@@ -37,6 +37,8 @@ ALL = ("reap", "late", "release")
 """Who gives back at once what a handler still works on gets a late settle from that handler."""
 CALM = {"every": 0.05, "ms": (1, 5)}
 """A producer that leaves the workers idle most of the time."""
+POISONOUS = {"every": 0.4, "ms": (1, 20), "plain": True, "most": 3, "deeds": {"segfault": 1.0}}
+"""A producer of three messages that each kill their worker."""
 ORDERLY = {"every": 0.0, "ms": (1, 2), "plain": True, "most": 400}
 """A producer whose puts are told apart by their order alone."""
 
@@ -178,7 +180,7 @@ def _reaped(r: Round, reaper: reliq.Reaper) -> bool:
 
 
 @fault("poison", causes=KILLS, dead={"BURIED", "POISON"}, lease=1.5, queue={"max_losses": 3},
-       producers=(BUSY | {"deeds": {"segfault": 0.004, "fail": 0.02}}, BUSY))  # fmt: skip
+       producers=(BUSY, BUSY, POISONOUS))  # fmt: skip
 def poison(r: Round) -> None:
     """Messages that kill every worker: each is dead-lettered after three losses, its neighbours are not."""
     r.may_die_of.add(signal.SIGSEGV)  # a worker without a supervisor
