@@ -8,11 +8,13 @@ time), break (a deliberately broken build, see breaks.py). Every one ends in goo
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import faulthandler
 import logging
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +32,7 @@ Settings = dict[str, Any]
 
 def play(settings: Settings) -> None:
     """The whole life of one process."""
+    _end_with_the_round()
     if hours := settings.get("skew"):
         _skew(hours * 3600)
     if name := settings.get("break"):
@@ -37,6 +40,12 @@ def play(settings: Settings) -> None:
     history = History(Path(settings["history"]))
     record(history)
     {"worker": _work, "producer": _produce, "reaper": _reap}[settings["role"]](settings, history)
+
+
+def _end_with_the_round() -> None:
+    """A round that is killed leaves no worker behind, where the kernel can see to that."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; a forked child does not inherit it
 
 
 def _skew(seconds: float) -> None:
