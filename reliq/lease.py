@@ -26,8 +26,8 @@ def settle_for(
 
 
 def age_of(message: Message) -> float:
-    """Seconds since the put, if the id tells."""
-    made = env.id_ms(message.envelope.id)
+    """Seconds since the put, as its id or its meta tells; 0 if neither does."""
+    made = env.put_ms(message.envelope)
     return max(0.0, time.time() - made / 1000) if made is not None else 0.0
 
 

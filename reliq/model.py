@@ -16,7 +16,7 @@ from reliq.core import envelope as env
 from reliq.core.codec import Codec, encode, find
 from reliq.core.command import Command
 from reliq.core.keys import Keys
-from reliq.core.ops import NOW, Due
+from reliq.core.ops import NOW, Due, register
 from reliq.core.retry import Retry
 from reliq.errors import ConfigError, OutcomeUnknown, PutManyError, Refused
 
@@ -89,7 +89,13 @@ class QueueOptions:
         trace_id = context.trace_id()
         if trace_id:
             meta["t"] = trace_id
+        if id is not None:  # such an id does not tell when it was made
+            meta["p"] = time.time_ns() // 1_000_000
         return raw_id.hex(), env.pack(raw_id, encode(self.codec, body, self.max_body), meta)
+
+    def registration(self) -> Command:
+        """Writes this queue into the index of its prefix."""
+        return register(self.keys, self.named_codec, self.lease, self.max_losses)
 
     def marker(self, id: str | None) -> str:
         """The key that stands for an explicit id, or nothing."""

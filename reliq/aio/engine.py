@@ -58,7 +58,7 @@ class Engine(Tripping):
     async def _connected(self, link: Link) -> None:
         self.state.reconnected(link.server.run_id)
         with suppress(QueueFull):  # a full Redis takes no new entry, but it can be drained
-            await link.run(ops.register(self.state.keys, self.queue.options.named_codec))
+            await link.run(self.queue.options.registration())
 
     async def ring(self, seconds: float) -> None:
         """Wait in BLMOVE for at most ``seconds`` until there is a message (in our inbox then).

@@ -15,7 +15,7 @@ from reliq.core import flows, ops
 from reliq.core.codec import Codec
 from reliq.core.flows import Sizes
 from reliq.core.retry import Retry
-from reliq.errors import OutcomeUnknown, PutManyError, Refused
+from reliq.errors import OutcomeUnknown, PutManyError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from reliq.ack import Handler, P, R
@@ -127,12 +127,18 @@ class Queue:
 
     async def _send(self, ids: list[str], elements: Any, due: ops.Due, marker: str) -> None:
         if not self._registered:
-            await self.links.insist(ops.register(self.options.keys, self.options.named_codec))
+            try:
+                await self.links.insist(self.options.registration())
+            except OutcomeUnknown as error:  # of the index entry: the put itself was not sent
+                raise Unavailable(f"{error} Nothing was put: put again.") from error
             self._registered = True
         producer = self._producers.take()
         command = ops.put(self.options.keys, producer.name, producer.next(), elements, due, marker)
         try:
             await self.links.insist(command)
+        except Refused:
+            self._producers.give_back(producer)
+            raise
         except OutcomeUnknown as error:  # its series is frozen: the producer is not given back
             raise model.unknown_put(error, ids, command) from error
         self._producers.give_back(producer)

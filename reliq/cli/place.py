@@ -78,7 +78,7 @@ class Place:
     def for_put(self, name: str) -> tuple[Queue, list[Known]]:
         """The queue to put into, also a new one; and the queues that were known before."""
         known = self.known()
-        entry = next((k for k in known if k.name == name), Known(name, None, None))
+        entry = next((k for k in known if k.name == name), Known(name))
         return self.open(entry), known
 
     def open(self, entry: Known) -> Queue:
@@ -87,7 +87,11 @@ class Place:
         codec: str | Codec | None = entry.codec if isinstance(entry.codec, str) else None
         if isinstance(codec, str) and codec not in CODECS:
             codec = ForeignCodec(codec)
-        queue = Queue(entry.name, self.url, key=key, codec=codec, prefix=self.prefix)
+        settings: dict[str, Any] = {"lease": entry.lease, "max_losses": entry.max_losses}
+        try:
+            queue = Queue(entry.name, self.url, key=key, codec=codec, prefix=self.prefix, **settings)
+        except ConfigError:  # an index that somebody else has written into
+            queue = Queue(entry.name, self.url, key=key, codec=codec, prefix=self.prefix)
         queue.links = self.links
         return queue
 
@@ -97,7 +101,7 @@ class Place:
                 return entry
         keys = Keys(name, self.prefix)
         if self._exists(keys):
-            return Known(name, None, None)
+            return Known(name)
         if not known:
             raise self._nothing_known(f"there is no queue {name!r}")
         near = text.near(name, [entry.name for entry in known])

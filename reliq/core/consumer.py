@@ -235,10 +235,10 @@ class ConsumerState:
                 settle.message.lost = True
 
     def _remember(self, settle: Settle) -> None:
-        """Only time-ordered ids are unique; one of the user's own may be put again, byte for byte, and then
-        it must be delivered."""
+        """Only what tells when it was put is unique; an id of the user's own may otherwise be put again, byte
+        for byte, and then it must be delivered."""
         envelope = settle.message.envelope
-        if env.id_ms(envelope.id) is None:
+        if env.put_ms(envelope) is None:
             return
         self._recent[envelope.element[: env.META_FROM]] = (settle.verb, settle.back, settle.detail)
         self._recent_bytes += len(settle.back)

@@ -220,6 +220,12 @@ def id_ms(id: bytes) -> int | None:
     return int.from_bytes(id[:6], "big") if id[6] >> 4 == 7 else None
 
 
+def put_ms(envelope: Envelope) -> int | None:
+    """When the message was put, by its producer's clock (Unix ms), if it tells."""
+    made = envelope.meta.get("p")
+    return made if isinstance(made, int) else id_ms(envelope.id)
+
+
 def preview(data: bytes, limit: int = 40) -> str:
     """A short printable form of arbitrary bytes, for messages."""
     shown = repr(bytes(data[:limit]))[1:]

@@ -179,16 +179,13 @@ class Sizes(NamedTuple):
 
 
 def sizes_g(keys: Keys) -> Flow[Sizes]:
-    """Count by state. The parts are read one after the other, so a message in motion may be missed."""
-    names = [name for name, _ in (yield ops.consumers(keys))]
-    counts = yield [
-        ops.length(keys.ready),
-        ops.length(keys.later, "ZCARD"),
-        ops.length(keys.dead, "ZCARD"),
-        *(ops.length(part(name)) for name in names for part in (keys.inbox, keys.doing)),
-    ]
-    all_of(counts)
-    return Sizes(ready=counts[0], doing=sum(counts[3:]), later=counts[1], dead=counts[2])
+    """Count by state, all at one moment; counted anew if a consumer came or went in between."""
+    for _ in range(5):
+        names = [name for name, _ in (yield ops.consumers(keys))]
+        ready, later, dead, doing, registered = yield ops.sizes(keys, names)
+        if registered == len(names):
+            break
+    return Sizes(ready, doing, later, dead)
 
 
 class ConsumerInfo(NamedTuple):

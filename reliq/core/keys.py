@@ -14,6 +14,9 @@ from functools import cached_property
 from reliq.errors import ConfigError
 
 _NAME = re.compile(r"[^\s{}\x00-\x1f\x7f]{1,200}\Z")
+#: Parts of our own key names that hold a consumer's name or an id behind them: ``orders:doing`` would look
+#: like a consumer of ``orders`` if both shared a tag.
+_OURS = re.compile(r"(^|:)(inbox|doing|session|seen)(:|\Z)")
 
 
 def check_name(what: str, name: str) -> str:
@@ -22,6 +25,10 @@ def check_name(what: str, name: str) -> str:
         raise ConfigError(
             f"{what} {name!r} cannot be used: 1 to 200 characters without white space and braces; "
             "an existing list of any name can be adopted with key="
+        )
+    if _OURS.search(name):
+        raise ConfigError(
+            f"{what} {name!r} cannot be used: inbox, doing, session and seen are parts of reliq's own key names"
         )
     return name
 

@@ -158,9 +158,9 @@ def scan_lists(keys: Keys, cursor: int) -> Command:
     return Command("SCAN", (), args, parse, idempotent=True, queue=keys.queue)
 
 
-def register(keys: Keys, codec: str | None) -> Command:
-    """Write the queue into the index of its prefix, so that commands find it by name."""
-    record = json.dumps({"key": keys.key, "codec": codec})
+def register(keys: Keys, codec: str | None, lease: float, max_losses: int) -> Command:
+    """Write the queue into the index of its prefix, so that commands find it by name and know its settings."""
+    record = json.dumps({"key": keys.key, "codec": codec, "lease": lease, "max_losses": max_losses})
     return Command("HSET", (keys.queues,), (keys.queue, record), idempotent=True, queue=keys.queue)
 
 
@@ -168,8 +168,10 @@ class Known(NamedTuple):
     """A queue as the index knows it."""
 
     name: str
-    key: str | None
-    codec: str | None
+    key: str | None = None
+    codec: str | None = None
+    lease: float = defaults.LEASE
+    max_losses: int = defaults.MAX_LOSSES
 
 
 def known_queues(prefix: str) -> Command:
@@ -181,10 +183,11 @@ def known_queues(prefix: str) -> Command:
         for name, record in pairs:
             try:
                 entry = json.loads(record)
-                found.append(Known(name.decode(), entry.get("key"), entry.get("codec")))
-            except (ValueError, AttributeError):
+                settings = {k: v for k, v in dict.items(entry) if k in Known._fields[1:]}
+                found.append(Known(name.decode(), **settings))
+            except (ValueError, TypeError):
                 continue
-        return sorted(found)
+        return sorted(found, key=lambda known: known.name)
 
     return Command("HGETALL", (f"{prefix}:queues",), (), parse, idempotent=True)
 
@@ -192,6 +195,15 @@ def known_queues(prefix: str) -> Command:
 def length(key: str, verb: str = "LLEN") -> Command:
     """Parses to the number of members of a list (LLEN) or sorted set (ZCARD)."""
     return Command(verb, (key,), idempotent=True)
+
+
+def sizes(keys: Keys, names: Sequence[str]) -> Command:
+    """Count by state, with these consumers. Parses to [ready, later, dead, in hands, registered consumers]."""
+    lists = (part(name) for name in names for part in (keys.inbox, keys.doing))
+    return Command(
+        scripts.sizes, (keys.ready, keys.later, keys.dead, keys.consumers, *lists), idempotent=True,
+        queue=keys.queue,
+    )  # fmt: skip
 
 
 def consumers(keys: Keys) -> Command:

@@ -51,7 +51,7 @@ class Engine(Tripping):
     def _connected(self) -> None:
         self.state.reconnected(self._trips.server.run_id)
         with suppress(QueueFull):  # a full Redis takes no new entry, but it can be drained
-            self._trips.run(ops.register(self.state.keys, self.queue.options.named_codec))
+            self._trips.run(self.queue.options.registration())
 
     def ring(self, seconds: float) -> None:
         """Wait in BLMOVE for at most ``seconds`` until there is a message (in our inbox then).

@@ -154,7 +154,8 @@ class Loop(Working[Station]):
                 pause = min(pause, 0.002)
         if self.holds_back:
             pause = min(pause, 0.05)
-            self._submit([])
+            with self._turning:
+                self._submit([])
         if pause > 0 and not self._awake:
             try:
                 self._bell.get(timeout=pause)

@@ -12,7 +12,7 @@ from reliq.core import flows, ops
 from reliq.core.codec import Codec
 from reliq.core.flows import Sizes
 from reliq.core.retry import Retry
-from reliq.errors import OutcomeUnknown, PutManyError, Refused
+from reliq.errors import OutcomeUnknown, PutManyError, Refused, Unavailable
 from reliq.sync.connection import Links
 
 if TYPE_CHECKING:
@@ -125,7 +125,10 @@ class Queue:
 
     def _send(self, ids: list[str], elements: Any, due: ops.Due, marker: str) -> None:
         if not self._registered:
-            self.links.insist(ops.register(self.options.keys, self.options.named_codec))
+            try:
+                self.links.insist(self.options.registration())
+            except OutcomeUnknown as error:  # of the index entry: the put itself was not sent
+                raise Unavailable(f"{error} Nothing was put: put again.") from error
             self._registered = True
         producer = self._producers.take()
         command = ops.put(self.options.keys, producer.name, producer.next(), elements, due, marker)

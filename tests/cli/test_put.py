@@ -216,5 +216,5 @@ def test_index_that_does_not_answer(
         proxy.on(command=b"HSET", action=drop_reply(), count=None)
         result = Commands(proxy.url, prefix, capsys, tmp_path)("put", "--queue", "emails", "1")
     assert result.status == 3
-    assert "nothing was put" in result.error
+    assert "othing was put" in result.error
     assert bodies(Commands(server.url, prefix, capsys, tmp_path), "emails") == []

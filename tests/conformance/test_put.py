@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -237,8 +238,8 @@ async def test_queue_works_after_close(sh: Shell, redis: redis_py.Redis) -> None
 
 
 async def test_queue_is_in_the_index(sh: Shell, redis: redis_py.Redis) -> None:
-    """The first put writes the queue's name, key and codec into the index of its prefix."""
+    """The first put writes the queue's name and settings into the index of its prefix."""
     q = sh.queue("orders", key=f"{sh.prefix}-old", codec="json")
     await sh(q.put(1))
     record = redis.hget(f"{sh.prefix}:queues", "orders")
-    assert record == b'{"key": "%s-old", "codec": "json"}' % sh.prefix.encode()
+    assert json.loads(record) == {"key": f"{sh.prefix}-old", "codec": "json", "lease": 15.0, "max_losses": 3}

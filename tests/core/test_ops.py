@@ -83,9 +83,9 @@ def test_only_repeatable_commands_are_idempotent() -> None:
         (
             ops.known_queues("p"),
             [b"b", b'{"key": "k", "codec": "json"}', b"a", b"{}", b"bad", b"x", b"bad2", b"[]"],
-            [("a", None, None), ("b", "k", "json")],
+            [ops.Known("a"), ops.Known("b", "k", "json")],
         ),
-        (ops.known_queues("p"), {b"a": b"{}"}, [("a", None, None)]),
+        (ops.known_queues("p"), {b"a": b"{}"}, [ops.Known("a")]),
     ],
 )
 def test_replies_are_read(command: Command, reply: Any, parsed: Any) -> None:
@@ -96,9 +96,9 @@ def test_replies_are_read(command: Command, reply: Any, parsed: Any) -> None:
 def test_register_is_read_back() -> None:
     """What the first put writes into the index is what commands find there."""
     keys = Keys("orders", key="{shop}o")
-    _, _, name, record = ops.register(keys, "json").words()
+    _, _, name, record = ops.register(keys, "json", 7.5, 2).words()
     assert ops.known_queues("reliq").read([str(name).encode(), str(record).encode()]) == [
-        ("orders", "{shop}o", "json")
+        ("orders", "{shop}o", "json", 7.5, 2)
     ]
 
 

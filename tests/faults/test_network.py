@@ -139,21 +139,20 @@ def test_a_reaper_doubts_an_answer_that_came_late(server: Any, prefix: str, prox
         wait_until(lambda: reaper.run_once().returned, 5, "reaped one lease later")
 
 
+def _fill(queue: reliq.Queue) -> None:
+    for n in range(20_000):
+        queue.put({"n": n, "fill": "x" * 1000})
+
+
 def test_a_full_redis_refuses_puts_and_is_drained(own_server: RedisServer, prefix: str) -> None:
     """noeviction and no memory: QueueFull for producers; consumers drain it with no memory freed by hand."""
     with lab(own_server, prefix) as it:
-        total = 0
         own_server.cli("CONFIG", "SET", "maxmemory-policy", "noeviction")
         used = int(dict(own_server.client().info("memory"))["used_memory"])
         own_server.cli("CONFIG", "SET", "maxmemory", used + 3_000_000)
-        try:
-            while total < 20_000:
-                it.queue.put({"n": total, "fill": "x" * 1000})
-                total += 1
-        except reliq.QueueFull as error:
-            assert "maxmemory" in str(error)
-        else:
-            pytest.fail("never full")
+        with pytest.raises(reliq.QueueFull, match="maxmemory"):
+            _fill(it.queue)
+        total = it.queue.size().ready
         it.start(concurrency=8)
         it.drained(60)
         assert it.count() == dict.fromkeys(range(total), 1)

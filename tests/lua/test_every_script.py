@@ -216,7 +216,7 @@ def test_headers() -> None:
         head = "".join(line for line in text.splitlines(True) if line.startswith("--"))
         if path.stem != "envelope":
             assert text.startswith(f"-- {path.stem}: ")
-            for word in ("-- KEYS  1 ", "-- ARGV  1 ", "-- Returns ", "-- Cost  O("):
+            for word in ("-- KEYS  1 ", "-- ARGV  ", "-- Returns ", "-- Cost  O("):
                 assert word in head, (path.name, word)
         assert all(len(line) <= 120 for line in text.splitlines()), path.name
 
