@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 from reliq.core import flows, ops
 from reliq.core.flows import ReapReport
@@ -25,7 +26,8 @@ class Reaper:
         self._scan_steps = scan_steps
         self._scans: dict[str, int] = {}
         self._patience: dict[str, flows.Patience] = {}
-        self._stop = threading.Event()
+        self._stopping = False
+        self._bell: SimpleQueue[None] = SimpleQueue()
 
     def run_once(self) -> ReapReport:
         """One pass over the queues; returns what it found and did (one report, added up)."""
@@ -87,7 +89,7 @@ class Reaper:
     def run(self) -> None:
         """Pass after pass, ``interval`` seconds apart, until ``stop()``; goes on through outages of Redis."""
         down = False
-        while not self._stop.is_set():
+        while not self._stopping:
             try:
                 report = self.run_once()
                 if report.returned or report.buried:
@@ -99,8 +101,10 @@ class Reaper:
                 if not down:
                     log.error("reaper: %s Trying again until it answers.", error)
                 down = True
-            self._stop.wait(self._interval)
+            with suppress(Empty):
+                self._bell.get(timeout=self._interval)
 
     def stop(self) -> None:
-        """Let ``run`` end after the pass under way."""
-        self._stop.set()
+        """Let ``run`` end after the pass under way. Safe in signal handlers."""
+        self._stopping = True
+        self._bell.put(None)

@@ -15,7 +15,6 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,20 +130,20 @@ def _do(deed: str | None, lease: Any) -> None:
 def _produce(settings: Settings, history: History) -> None:
     """Puts of every kind, ``every`` seconds apart, until SIGTERM or ``most`` puts. What was unknown is
     repeated or left alone, as chance has it."""
-    stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
+    told: list[int] = []  # not an Event: its lock may be held by the very thread that takes the signal
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     logging.info("producer started")
     queue = reliq.Queue("work", settings["url"], prefix=settings["prefix"], **settings["queue"])
     producer = _Producer(queue, settings)
     for _ in range(settings.get("most", 100_000)):
-        if stopping.is_set():
+        if told:
             break
         try:
             producer.put()
         except ReliqError as error:
             logging.info("put: %s", error)
-            stopping.wait(0.02)
-        stopping.wait(settings["every"])
+            time.sleep(0.02)
+        time.sleep(settings["every"])
 
 
 class _Producer:

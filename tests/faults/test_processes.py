@@ -7,6 +7,8 @@ import os
 import random
 import signal
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -243,6 +245,19 @@ def test_a_second_sigterm_gives_back_at_once(server: Any, prefix: str) -> None:
             assert [lease.id for lease in leases] == ids
             for lease in leases:
                 lease.ack()
+
+
+def test_a_reaper_may_be_stopped_from_a_signal_handler() -> None:
+    """In the very thread that runs it, at any moment: stop() takes no lock that the thread may hold."""
+    program = """
+import signal, reliq
+for n in range(500):
+    reaper = reliq.Reaper(interval=1e-5)
+    signal.signal(signal.SIGALRM, lambda number, frame: reaper.stop())
+    signal.setitimer(signal.ITIMER_REAL, 0.0005 + n * 1e-6)
+    reaper.run()
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
 
 
 def _alive(pid: int) -> bool:
