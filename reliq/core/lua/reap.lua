@@ -113,7 +113,7 @@ if redis.call('LLEN', INBOX) == 0 and returned < limit then
       buried = buried + 1
     else
       redis.call('RPUSH', READY, back)
-      note('reap', id, was_lost and 'lost' or 'not started')
+      note('reap', id, was_lost and 'lost' or 'not in hand')
       returned = returned + 1
     end
   end)
