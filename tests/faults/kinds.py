@@ -319,7 +319,7 @@ def client_kill(r: Round) -> None:
         r.did("CLIENT KILL")
 
 
-@fault("out-of-memory", workers=(PLAIN,), producers=({"every": 0.0, "ms": (50, 80), "fill": 20_000},) * 2)
+@fault("out-of-memory", workers=(PLAIN,), producers=({"every": 0.002, "ms": (20, 40), "fill": 20_000},) * 2)
 def out_of_memory(r: Round) -> None:
     """maxmemory reached with noeviction: puts are refused; workers drain it with no memory freed by hand."""
     r.cli("CONFIG", "SET", "maxmemory-policy", "noeviction")
