@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from tests.servers import NO_SERVER, find_servers
 SEED = 20_261
 SECONDS = float(os.environ.get("RELIQ_LAB_SECONDS", "2"))
 """Of harm in each round."""
-ROOT = Path(__file__).parents[2]
 KINDS = rounds.load_kinds()
 BINARIES = find_servers()
 
@@ -82,13 +80,18 @@ def test_a_round_whose_fault_never_happened_shows_nothing() -> None:
         rounds.play(kind, BINARIES[0], 1, seconds=0.1)
 
 
-def test_the_command_lists_every_kind_and_refuses_an_unknown_one() -> None:
-    """scripts/faults --list; exit status 2 for a fault that does not exist."""
-    listed = subprocess.run([ROOT / "scripts/faults", "--list"], capture_output=True, text=True, timeout=300)
-    assert listed.returncode == 0
-    assert all(re.search(rf"^{re.escape(name)} ", listed.stdout, re.MULTILINE) for name in KINDS)
-    unknown = subprocess.run(
-        [ROOT / "scripts/faults", "--only", "gremlins"], capture_output=True, text=True, timeout=300
-    )
-    assert unknown.returncode == 2
-    assert "gremlins" in unknown.stderr
+def test_the_command_lists_every_kind_and_refuses_an_unknown_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """--list shows them all; exit status 2 for a fault that does not exist, 3 for a server that is not here."""
+    assert rounds.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(re.search(rf"^{re.escape(name)} ", listed, re.MULTILINE) for name in KINDS)
+    assert rounds.main(["--only", "gremlins"]) == 2
+    assert "gremlins" in capsys.readouterr().err
+    assert rounds.main(["--server", "1.0"]) == 3
+
+
+def test_the_entry_point_runs_the_matrix() -> None:
+    """scripts/faults is executable and starts this module."""
+    script = Path(__file__).parents[2] / "scripts/faults"
+    assert os.access(script, os.X_OK)
+    assert "-m tests.faults.rounds" in script.read_text()
