@@ -25,6 +25,11 @@ def settle_for(
     return judge(state, message, error, retry, age_of(message), trace)
 
 
+def fate(settle: Settle) -> str:
+    """What becomes of a message whose handler failed, in words."""
+    return "dead-lettered" if settle.verb == "bury" else f"back in {float(settle.detail) / 1000:.1f} s"
+
+
 def age_of(message: Message) -> float:
     """Seconds since the put, as its id or its meta tells; 0 if neither does."""
     made = env.put_ms(message.envelope)
@@ -131,10 +136,9 @@ class Leased:
     def report(self, error: BaseException, settle: Settle) -> None:
         """One record for a handler that failed, at the level of what becomes of the message."""
         if settle.verb == "bury":
-            log.error("dead-lettered: %s (see its traceback with the message)", describe(error))
+            log.error("%s: %s (reliq peek --state dead shows its traceback)", fate(settle), describe(error))
         elif settle.verb == "retry":
-            delay = float(settle.detail) / 1000
-            log.warning("back in %.1f s: %s", delay, describe(error))
+            log.warning("%s: %s", fate(settle), describe(error))
 
     def _lost_error(self) -> LeaseLost:
         return LeaseLost(

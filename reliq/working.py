@@ -143,6 +143,7 @@ class Working(Generic[S]):
         self._deferred: deque[Job[S]] = deque()
         self._suspects: deque[Job[S]] = deque()
         self._server_clock: float | None = None
+        self._first = 0
 
     @property
     def free(self) -> int:
@@ -170,6 +171,15 @@ class Working(Generic[S]):
             if self._suspects and self.in_hand == len(self._suspects):
                 jobs.append(self._suspects.popleft())
         return jobs
+
+    def in_turn(self) -> list[S]:
+        """The queues in the order in which they may claim: whoever got messages last comes last, so that a queue
+        that is never empty leaves slots to the others."""
+        return self.stations[self._first :] + self.stations[: self._first]
+
+    def got_messages(self, station: S) -> None:
+        """The others have their turn first now."""
+        self._first = (station.index + 1) % len(self.stations)
 
     @property
     def holds_back(self) -> bool:
@@ -218,6 +228,17 @@ class Working(Generic[S]):
             return False
         owing = any(s.state.finished or s.state.unanswered for s in self.stations)
         return self.stops >= 2 or clock() > self.leave_by or not (at_work or owing)
+
+
+def tell_unfinished(messages: Iterable[Message]) -> None:
+    """One line about the handlers that a worker leaves behind at its end."""
+    ids = [message.envelope.id.hex() for message in messages]
+    if ids:
+        log.warning(
+            "%d handler(s) did not end in time; their messages go back to be handled again, the first: %s",
+            len(ids),
+            ids[0],
+        )
 
 
 def check_worker(

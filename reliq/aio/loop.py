@@ -20,7 +20,7 @@ from reliq.errors import ReliqError
 from reliq.logging import log
 from reliq.model import clock
 from reliq.running import Running, ThreadExecutor
-from reliq.working import Job, Working
+from reliq.working import Job, Working, tell_unfinished
 
 Handlers = list[tuple[Handler[..., Any], Queue]]
 
@@ -99,7 +99,7 @@ class Loop(Working[Station]):
         if self.stop_requested():
             self._give_back_waiting()
         now = clock()
-        for station in self.stations:
+        for station in self.in_turn():
             if station.due_in(now, station.engine.answered_at, free=self.free > 0) == 0.0:
                 await self._trip(station)
         self._watch(now)
@@ -115,6 +115,8 @@ class Loop(Working[Station]):
                 self._sweeper.hold(station.options.lease)
             if answer.sweep:
                 self._sweeper.sweep(station.queue, answer.sweep)
+        if answer.messages:
+            self.got_messages(station)
         self._submit([Job(station, message) for message in answer.messages])
         if not answer.messages and self.is_empty() and self.begin_to_leave(float("inf")):
             self.wake()
@@ -190,6 +192,7 @@ class Loop(Working[Station]):
     async def _close(self) -> None:
         """Give back what is still held, in order, and say goodbye."""
         self._give_back_waiting()
+        tell_unfinished(r.job.message for e in self._executors.values() for r in list(e.running.values()))
         for executor in self._executors.values():
             executor.close()
         for station in self.stations:

@@ -13,7 +13,7 @@ from typing import Any
 
 from reliq.ack import Handler
 from reliq.errors import ReliqError
-from reliq.lease import settle_for
+from reliq.lease import fate, settle_for
 from reliq.logging import log
 from reliq.model import clock
 from reliq.running import Running, ThreadExecutor
@@ -22,7 +22,7 @@ from reliq.sync.executor import AsyncExecutor
 from reliq.sync.queue import Queue
 from reliq.sync.station import Station
 from reliq.sync.sweeper import Sweeper
-from reliq.working import Job, Working
+from reliq.working import Job, Working, tell_unfinished
 
 Handlers = list[tuple[Handler[..., Any], Queue]]
 
@@ -99,7 +99,7 @@ class Loop(Working[Station]):
     def _make_due_trips(self, now: float) -> bool:
         """True if one of them brought messages."""
         brought = False
-        for station in self.stations:
+        for station in self.in_turn():
             if station.due_in(now, station.engine.answered_at, free=self.free > 0) == 0.0:
                 brought = self._trip(station) or brought
         return brought
@@ -128,6 +128,8 @@ class Loop(Working[Station]):
         if self._board is not None:
             name, bell_id = station.state.name, station.engine.bell_id
             self._board.show_station(station.index, name, bell_id, station.engine.answered_at)
+        if answer.messages:
+            self.got_messages(station)
         self._submit([Job(station, message) for message in answer.messages])
         if not answer.messages and self.is_empty() and self.begin_to_leave(float("inf")):
             self.wake()
@@ -184,11 +186,14 @@ class Loop(Working[Station]):
                 job.station.handler.name, id, timeout, stack,
             )  # fmt: skip
             return
-        log.error("handler %s: message %s is past its timeout of %s s; this process is replaced. It is here:\n%s",
-                  job.station.handler.name, id, timeout, stack)  # fmt: skip
         running.failed = True
         error = TimeoutError(f"took longer than its timeout of {timeout} s")
-        job.station.finish(settle_for(job.station.state, job.message, job.station.handler.retry, error, stack))
+        settle = settle_for(job.station.state, job.message, job.station.handler.retry, error, stack)
+        log.error(
+            "handler %s: message %s is past its timeout of %s s: %s; this process is replaced. It is here:\n%s",
+            job.station.handler.name, id, timeout, fate(settle), stack,
+        )  # fmt: skip
+        job.station.finish(settle)
         if self.retire():
             self._give_back_waiting()
 
@@ -204,7 +209,9 @@ class Loop(Working[Station]):
     def _close(self) -> bool:
         """Give back what is still held, in order, and say goodbye. True if no handler is stuck."""
         self._give_back_waiting()
-        clean = not any(e.running for e in self._executors.values())
+        running = [r for e in self._executors.values() for r in list(e.running.values())]
+        tell_unfinished(r.job.message for r in running if not r.failed)
+        clean = not running
         for station in self.stations:
             station.give_back_all()
             self._flush(station)

@@ -260,6 +260,22 @@ async def test_several_queues_share_the_slots(sh: Shell) -> None:
     assert seen == {"a": 50, "b": 50, "c": 50}
 
 
+@KINDS
+async def test_full_queue_does_not_starve_the_others(sh: Shell, kind: str) -> None:
+    """Queues take turns: a message of the second one does not wait until the first one is empty."""
+    full, other, order = sh.queue("full"), sh.queue("other"), list[str]()
+
+    def note(body: Any, lease: Any) -> None:
+        time.sleep(0.005)
+        order.append(lease.queue)
+
+    await sh(full.put_many(range(50)))
+    await sh(other.put_many(range(5)))
+    await run(sh, make(full, kind, note), make(other, kind, note), concurrency=1, prefetch=0)
+    assert len(order) == 55
+    assert max(n for n, queue in enumerate(order) if queue == "other") < 20, order
+
+
 async def test_a_delayed_message_wakes_an_idle_worker_when_it_is_due(sh: Shell) -> None:
     """Also when the delay is shorter than what the worker was told to wait for."""
     queue, at = sh.queue(), dict[str, float]()
