@@ -24,12 +24,20 @@ def judge(
         return state.bury(message, "BURIED", str(error) or "buried by its handler", trace, failed=1)
     if isinstance(error, DecodeError):
         return state.bury(message, error.code, text, trace, failed=1)
-    delay = retry.next_delay(message.envelope.attempt, error, age)
+    try:
+        delay = retry.next_delay(message.envelope.attempt, error, age)
+    except Exception as broken:  # noqa: BLE001 - the wait and the stop are the user's code, like the handler
+        delay, text = _by_default(message, error, age), f"{text} (and its retry policy raised {describe(broken)})"
     if delay is None:
         return state.bury(message, "ATTEMPTS", text, trace, failed=1)
     if isinstance(error, RetryAfter):
         delay = max(0.0, error.seconds)
     return state.retry(message, delay, text)
+
+
+def _by_default(message: Message, error: BaseException, age: float) -> float | None:
+    """For a policy that fails itself: a message must never stay in hand because of that."""
+    return Retry().next_delay(message.envelope.attempt, error, age)
 
 
 def describe(error: BaseException) -> str:

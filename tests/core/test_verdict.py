@@ -73,6 +73,18 @@ def test_retry_after(seconds: float, ms: int) -> None:
     assert settle(RetryAfter(seconds), failed=2).verb == "bury"
 
 
+def test_policy_that_fails_itself_keeps_nothing_in_hand() -> None:
+    """A wait that raises is the user's code, as the handler is: the default policy decides, and both are told."""
+
+    def broken(state: tenacity.RetryCallState) -> float:
+        raise KeyError("wait")
+
+    settled = settle(ValueError("no"), policy=Retry(wait=broken))
+    assert settled.verb == "retry"
+    assert after(settled).meta["e"] == "ValueError: no (and its retry policy raised KeyError: 'wait')"
+    assert settle(ValueError("no"), failed=4, policy=Retry(attempts=9, wait=broken)).verb == "bury"
+
+
 def test_release_counts_no_failure() -> None:
     """Release comes back after a moment, uncounted by the attempts, however often."""
     found = settle(Release("not yet"), failed=2)
