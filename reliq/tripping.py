@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from reliq.core.consumer import Answer, ConsumerState, Message
+from reliq.core import envelope as env
+from reliq.core.consumer import BURY, Answer, ConsumerState, Message, Settle
 from reliq.errors import ReliqError
 from reliq.logging import log
 from reliq.model import QueueOptions, clock, consumer_name
@@ -57,9 +58,20 @@ class Tripping:
                 self._name, len(late), late[0].verb, late[0].message.envelope.id.hex(),
                 extra=self._fields(late[0].message),
             )  # fmt: skip
+        self._announce_unread([s for s in answer.settled if s.accepted and _is_unread(s)])
         for settle in answer.settled:
             if settle.on_settled is not None:
                 settle.on_settled(settle)
+
+    def _announce_unread(self, buried: list[Settle]) -> None:
+        """What cannot be decoded never reaches a handler, so nobody else tells of it. One line per trip."""
+        if buried:
+            note = env.split_note(buried[0].back)[0]
+            log.error(
+                "queue %r: %d message(s) dead-lettered unread, the first: %s (%s); see reliq peek --state dead",
+                self._name, len(buried), note.get("error"), note.get("cause"),
+                extra=self._fields(buried[0].message),
+            )  # fmt: skip
 
     def _fields(self, message: Message) -> dict[str, object]:
         """What a log record says of a message when no handler's context does."""
@@ -77,9 +89,15 @@ class Tripping:
         """One line when the connection goes, one when it is back; not one per try."""
         if not self._down:
             self._down = True
-            log.error("queue %r: %s Trying again until it answers.", self._name, error)
+            text = str(error).removeprefix(f"queue {self._name!r}: ")
+            log.error("queue %r: %s Trying again until it answers.", self._name, text)
 
     def _note_up(self) -> None:
         if self._down:
             self._down = False
             log.warning("queue %r: Redis answers again", self._name)
+
+
+def _is_unread(settle: Settle) -> bool:
+    """Whether a message was dead-lettered because its bytes could not be read."""
+    return settle.verb == BURY and settle.message.body is None and not settle.message.envelope.body

@@ -46,7 +46,10 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
         line = f"{at} {record.levelname:<7} {record.process} {record.getMessage()}"
-        line += "".join(f" {name}={value}" for name, value in _fields(record).items() if name != "consumer")
+        fields = _fields(record)
+        if fields.get("trace_id") == fields.get("id"):  # nobody named a trace: the id says it all
+            fields.pop("trace_id", None)
+        line += "".join(f" {name}={value}" for name, value in fields.items() if name != "consumer")
         if record.exc_info:
             line += f"\n{self.formatException(record.exc_info)}"
         return line

@@ -281,7 +281,7 @@ def _details(found: Found, *, full: bool) -> Iterator[str]:
         yield from (f"| {line}" for line in (lines if full else lines[-_LINES:]))
     elif found.envelope is not None and (last := found.envelope.meta.get("e")):
         yield f"last error: {last}"
-    if found.problem is not None:
+    if found.problem is not None and not (found.state == "dead" and found.problem[1] == found.note.get("error")):
         yield f"{found.problem[0]}: {found.problem[1]}"
 
 

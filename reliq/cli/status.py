@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -31,7 +32,8 @@ class Trouble(NamedTuple):
 
 
 class Look(NamedTuple):
-    """One look at a queue. ``due``: of those in later, whose time has come."""
+    """One look at a queue. ``due``: of those in later, whose time has come. ``beside``: in the list that
+    a queue of this name would have without ``key=``, where nobody looks for them."""
 
     queue: Queue
     ready: int
@@ -39,6 +41,7 @@ class Look(NamedTuple):
     due: int
     dead: int
     consumers: list[ConsumerInfo]
+    beside: int = 0
 
     @property
     def doing(self) -> int:
@@ -63,7 +66,19 @@ def look_g(keys: Keys) -> Flow[tuple[int, int, int, int, list[ConsumerInfo]]]:
 def look(queue: Queue) -> Look:
     """Look at a queue."""
     ready, later, due, dead, consumers = queue.links.flow(look_g(queue.options.keys))
-    return Look(queue, ready, later, due, dead, consumers)
+    return Look(queue, ready, later, due, dead, consumers, _beside(queue))
+
+
+def _own(keys: Keys) -> Keys:
+    """The keys of this queue, if no list had been adopted."""
+    return Keys(keys.queue, keys.prefix)
+
+
+def _beside(queue: Queue) -> int:
+    keys = queue.options.keys
+    if keys.key is None or keys.ready == _own(keys).ready:
+        return 0
+    return int(queue.links.insist(ops.length(_own(keys).ready)))
 
 
 def held(consumer: ConsumerInfo) -> int:
@@ -97,6 +112,14 @@ def troubles(seen: Look, args: argparse.Namespace) -> Iterator[Trouble]:
         what, who = text.number(sum(map(held, gone)), "message"), text.number(len(gone), "worker")
         reason = f"{what} held by {who} that {'is' if len(gone) == 1 else 'are'} gone"
         yield Trouble("HELD_BY_DEAD", reason, again(args, "reap", name))
+    if seen.beside:
+        keys = seen.queue.options.keys
+        what = text.number(seen.beside, "message")
+        reason = f"{what} put by a Queue({name!r}) without key={keys.key!r}, which nobody handles"
+        move = f"redis-cli LMOVE {shlex.quote(_own(keys).ready)} {shlex.quote(keys.ready)} RIGHT LEFT"
+        yield Trouble(
+            "OTHER_LIST", text.safe(reason), text.safe(f"name key= there too, and once for each: {move}")
+        )
     waiting = seen.ready + seen.due
     if waiting and not any(state(c) == "live" for c in seen.consumers):
         reason = f"{text.number(waiting, 'message')} to do and no live consumer"

@@ -56,6 +56,6 @@ def number(n: int, noun: str) -> str:
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'status'?`` or nothing, for an error message."""
+    """``(did you mean 'status'?)`` with a space before it, or nothing, for an error message."""
     found = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
+    return f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""

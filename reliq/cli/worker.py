@@ -10,9 +10,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import reliq
 from reliq import defaults
 from reliq.ack import Handler
 from reliq.cli import logs, text
@@ -35,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     to_finish = "for handlers to finish on SIGTERM (%(default)s)"
     add("--grace", type=float, default=defaults.GRACE, metavar="SECONDS", help=to_finish)
     add("--name", default="", help="shown by reliq status beside the pid")
-    add("--until-empty", action="store_true", help="end when the queues are empty")
+    add("--until-empty", action="store_true", help="end when nothing is ready; what waits for its time stays")
     add("--log-level", choices=logs.LEVELS, default="info", help="(%(default)s)")
 
 
@@ -101,16 +103,21 @@ def load(name: str) -> ModuleType:
 
 def _not_found(name: str, missing: str) -> ConfigError:
     here = [module.name for module in pkgutil.iter_modules([os.getcwd()])]
+    parent, _, last = name.rpartition(".")
+    if missing == name and hasattr(sys.modules.get(parent), last):
+        return ConfigError(f"{name!r} is no module; a handler stands behind a colon: reliq worker {parent}:{last}")
+    lacks = "" if missing == name else f" (there is no {missing!r})"
     return ConfigError(
-        f"module {name!r} is not found (there is no {missing!r}){text.near(name, here)}; it is looked for in "
+        f"module {name!r} is not found{lacks}{text.near(name, here)}; it is looked for in "
         f"{os.getcwd()} and in what is installed for {sys.executable}"
     )
 
 
 def _broken(name: str, error: BaseException) -> ConfigError:
     """The user's module fails when it is imported: the error, and the last line of it that is not ours."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
-    where = f"{frames[-1].filename}:{frames[-1].lineno}" if len(frames) > 1 else ""
+    ours = (str(Path(reliq.__file__).parent) + os.sep, "<frozen")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     if isinstance(error, SyntaxError):
         where = f"{error.filename}:{error.lineno}"
     at = f" at {where}" if where else ""

@@ -43,7 +43,9 @@ class ReapReport:
             getattr(self, name).extend(getattr(other, name))
 
     def __str__(self) -> str:
-        text = f"queue {self.queue}: {self.returned} back to ready, {self.buried} dead-lettered as POISON"
+        text = f"queue {self.queue}: {self.returned} back to ready"
+        if self.buried:
+            text += f", {self.buried} dead-lettered as POISON"
         for name in ("consumers", "adopted", "waiting", "errors"):
             if getattr(self, name):
                 text += f"; {name}: {', '.join(getattr(self, name))}"

@@ -22,9 +22,9 @@ _OURS = re.compile(r"(^|:)(inbox|doing|session|seen)(:|\Z)")
 def check_name(what: str, name: str) -> str:
     """Return ``name`` if it may name a queue or a prefix, else raise ConfigError."""
     if not isinstance(name, str) or not _NAME.match(name):
+        adopt = "" if what == "prefix" else "; an existing list of any name can be adopted with key="
         raise ConfigError(
-            f"{what} {name!r} cannot be used: 1 to 200 characters without white space and braces; "
-            "an existing list of any name can be adopted with key="
+            f"{what} {name!r} cannot be used: 1 to 200 characters without white space and braces{adopt}"
         )
     if _OURS.search(name):
         raise ConfigError(

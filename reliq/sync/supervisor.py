@@ -191,7 +191,7 @@ class Supervisor:
     def _ended(self, child: Child, code: int) -> None:
         pid, child.pid = child.pid, 0
         self._reap(child)
-        if self._stops and code in (0, -signal.SIGTERM, -signal.SIGINT):
+        if self._stops and code in (0, RETIRED, -signal.SIGTERM, -signal.SIGINT):
             return
         if self._until_empty and code == 0:
             child.done = True
@@ -200,7 +200,8 @@ class Supervisor:
         child.failures = child.failures + 1 if lived < 1.0 and code != RETIRED else 0
         child.start_at = clock() + (backoff(child.failures, first=0.1) if child.failures else 0.0)
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        log.warning("worker process %d ended (%s after %.1f s); starting another", pid, how, lived)
+        then = "" if self._stops else "; starting another"
+        log.warning("worker process %d ended (%s after %.1f s)%s", pid, how, lived, then)
 
     # -- what it held -----------------------------------------------------------------------------------
 

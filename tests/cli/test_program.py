@@ -33,7 +33,7 @@ WRONG = [
     (["status", "extra"], ["extra", "reliq status --help"]),
     (["status", "--url", "http://localhost"], ["Redis URL", "redis://localhost:6379/0"]),
     (["status", "--url", "redis://localhost/emails"], ["database 'emails'"]),
-    (["status", "--prefix", "a b"], ["prefix 'a b'", "white space"]),
+    (["status", "--prefix", "a b"], ["prefix 'a b'", "without white space and braces\n"]),
     (["reap", "--queue"], ["--queue", "reliq reap --help"]),
     (["peek", "--state", "gone"], ["--state", "ready", "dead"]),
     (["peek", "-n", "many"], ["-n", "many"]),
@@ -53,9 +53,11 @@ WRONG = [
     (["worker", "handlrs"], ["'handlrs' is not found", "did you mean 'handlers'"]),
     (["worker", "handlers.py"], ["'handlers.py'", "without .py"]),
     (["worker", "nowhere.handlers"], ["there is no 'nowhere'"]),
-    (["worker", "handlers:sned"], ["no 'sned'", "did you mean 'send'", "its handlers are send"]),
+    (["worker", "handlers:sned"], ["no 'sned'", "(did you mean 'send'?); its handlers are send"]),
     (["worker", "handlers:plain"], ["no handler but function", "@q.ack"]),
     (["worker", "nothing"], ["'nothing' has no handler", "@q.ack"]),
+    (["worker", "wrong"], ["ConfigError", "retry=3", "wrong.py:3"]),
+    (["worker", "shop.mails.send"], ["no module", "reliq worker shop.mails:send"]),
     (["worker", "broken"], ["cannot be imported", "ZeroDivisionError", "broken.py:2"]),
     (["worker", "syntax"], ["cannot be imported", "SyntaxError", "syntax.py:1"]),
     (["worker", "needs"], ["'needs' cannot be imported", "no_such_package", "needs.py:1"]),
@@ -82,13 +84,28 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "syntax": "def\n",
         "needs": "import no_such_package\n",
         "leaves": "raise SystemExit(3)\n",
+        "wrong": "import reliq\nq = reliq.Queue('emails')\n@q.ack(retry=3)\ndef send(body):\n    pass\n",
         "threads": f"{HANDLERS}import threading\n"
         "threading.Thread(target=threading.Event().wait, args=(9,), name='a-thread', daemon=True).start()\n",
     }.items():
         (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "mails.py").write_text(HANDLERS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
-    for name in ("handlers", "nothing", "broken", "syntax", "needs", "leaves", "threads"):
+    modules = (
+        "handlers",
+        "nothing",
+        "broken",
+        "syntax",
+        "needs",
+        "leaves",
+        "threads",
+        "wrong",
+        "shop",
+        "shop.mails",
+    )
+    for name in modules:
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 

@@ -170,7 +170,7 @@ def test_new_queue_beside_a_similar_one(commands: Commands) -> None:
     assert commands("put", "--queue", "emails", "1").err == ""
     result = commands("put", "--queue", "emials", "1")
     assert result.status == 0
-    assert "queue 'emials' is new; did you mean 'emails'?" in result.error
+    assert "queue 'emials' is new (did you mean 'emails'?)" in result.error
 
 
 def test_full_redis_needs_attention(

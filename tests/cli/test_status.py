@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 
 import redis as redis_py
@@ -194,3 +195,21 @@ def test_odd_entries_in_the_index(commands: Commands, redis: redis_py.Redis) -> 
     redis.hset(index, mapping={b"\xff": b"{}", b"junk": b"[", b"list": b"[]", b"odd": b'{"key": 5, "codec": []}'})
     document = commands("status", "--json").json
     assert [q["queue"] for q in document["queues"]] == ["emails", "odd"]
+
+
+def test_put_beside_an_adopted_list(commands: Commands, redis: redis_py.Redis) -> None:
+    """Put by somebody who did not name the list: nobody handles that, so status says so, and how to move it."""
+    ready = Keys("orders", commands.prefix).ready
+    assert commands("put", "--queue", "orders", "1").status == 0
+    with commands.queue("orders", key=f"{commands.prefix}-orders") as queue:
+        with queue.consumer(until_empty=True) as consumer:
+            assert list(consumer) == []
+        result = commands("status")
+        assert result.status == 1
+        assert f"1 message put by a Queue('orders') without key='{commands.prefix}-orders'" in result.out
+        assert codes(commands("status", "--json").json, "orders") == ["OTHER_LIST"]
+        (source, target) = re.findall(r"LMOVE '?(\S+?)'? (\S+) RIGHT LEFT", result.out)[0]
+        assert source == ready
+        redis.execute_command("LMOVE", source, target, "RIGHT", "LEFT")
+        assert queue.size().ready == 1
+    assert codes(commands("status", "--json").json, "orders") == ["NO_CONSUMER"]

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis as redis_py
 
+import reliq
 from tests.cli.conftest import Commands
 
 HANDLERS = """
@@ -151,7 +153,7 @@ def test_logs_say_which_message(commands: Commands, shop: Callable[..., subproce
         mid = queue.put("ada")
     _, err = shop("shop.handlers:send", "--until-empty").communicate(timeout=30)
     (line,) = [line for line in err.splitlines() if "sending ada" in line]
-    assert f"trace_id={mid} queue=emails id={mid} attempt=1" in line
+    assert line.endswith(f" sending ada queue=emails id={mid} attempt=1")  # a trace id only if it says more
     assert " INFO " in line
     put(commands, "emails", "bob")
     _, err = shop("shop.handlers:send", "--until-empty", "--json").communicate(timeout=30)
@@ -172,9 +174,14 @@ def test_failing_handler_is_logged(commands: Commands, tmp_path: Path) -> None:
     )
     with commands.queue("emails") as queue:
         mid = queue.put(1)
+        queue.put(2, id="two")
+        with reliq.context.tracing("a-trace"):
+            queue.put(3)
     result = commands.process("worker", "failing", "--until-empty")
     assert result.status == 0
-    (line,) = [line for line in result.err.splitlines() if "no such address" in line]
+    assert result.err.count("no such address") == 3
+    assert result.err.count("trace_id=") == result.err.count("trace_id=a-trace") == 1
+    (line,) = [line for line in result.err.splitlines() if f"id={mid}" in line]
     assert "dead-lettered" in line
     assert mid in line
     assert commands("status").status == 1
@@ -216,3 +223,30 @@ def test_second_signal_gives_back_at_once(
     assert time.monotonic() - started < 3
     (message,) = commands("peek", "--json").json["messages"]
     assert message["body"] == "long"
+    assert (
+        f"1 handler(s) did not end in time; their messages go back to be handled again, the first: {message['id']}"
+        in err
+    )
+    assert "starting another" not in err
+
+
+def test_unreadable_message_is_logged(commands: Commands, shop: Callable[..., subprocess.Popen[str]]) -> None:
+    """No handler sees it, so the worker says that it is dead-lettered, and why."""
+    with commands.queue("emails") as queue, redis_py.Redis.from_url(commands.url) as client:
+        client.lpush(queue.options.keys.ready, "{'id': 7}")
+    _, err = shop("shop.handlers:send", "--until-empty").communicate(timeout=30)
+    (line,) = [line for line in err.splitlines() if "dead-lettered" in line]
+    assert "queue 'emails': 1 message(s) dead-lettered unread, the first: the body is no json" in line
+    shown = commands("peek", "--state", "dead").out
+    assert shown.count("the body is no json") == 1
+
+
+def test_last_timeout_says_dead_lettered(commands: Commands, tmp_path: Path) -> None:
+    """A handler past its timeout: the line says what becomes of the message."""
+    (tmp_path / "stuck.py").write_text(
+        "import time, reliq\nq = reliq.Queue('emails', retry=reliq.Retry(attempts=1))\n"
+        "@q.ack(timeout=0.3)\ndef stuck(body):\n    time.sleep(10)\n"
+    )
+    put(commands, "emails", "x")
+    result = commands.process("worker", "stuck", "--until-empty")
+    assert "is past its timeout of 0.3 s: dead-lettered; this process is replaced" in result.err
