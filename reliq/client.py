@@ -6,13 +6,15 @@ never repeats a command by itself.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import tenacity
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
 from redis.exceptions import RedisError, ResponseError
 
 from reliq import defaults
@@ -34,6 +36,14 @@ class Address:
     def kind(self) -> str:
         """How to connect: ``redis``, ``rediss`` (TLS) or ``unix``."""
         return urlsplit(self.url).scheme
+
+
+@cache
+def _query_options() -> frozenset[str]:
+    """What may stand behind the ``?`` of a URL: what redis-py's connections take."""
+    kinds = (Connection, SSLConnection, UnixDomainSocketConnection)
+    classes = {cls for kind in kinds for cls in kind.__mro__ if cls is not object}
+    return frozenset(name for cls in classes for name in inspect.signature(cls).parameters)
 
 
 def parse(url: str) -> Address:
@@ -61,6 +71,10 @@ def parse(url: str) -> Address:
     for name, _ in parse_qsl(parts.query):
         if name in owned:
             raise ConfigError(f"the Redis URL sets {name!r}, which reliq decides itself; leave it out")
+        if name not in _query_options():
+            raise ConfigError(
+                f"the Redis URL has an option {name!r} that no connection knows; correct it or leave it out"
+            )
     return Address(url, label, kwargs)
 
 

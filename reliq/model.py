@@ -123,6 +123,8 @@ def options(
         raise ConfigError(f"queue {name!r}: lease={lease} s is too short to renew; use at least 0.5")
     if not isinstance(max_losses, int) or not 1 <= max_losses <= 255:
         raise ConfigError(f"queue {name!r}: max_losses={max_losses!r} must be 1 to 255")
+    if retry is not None and not isinstance(retry, Retry):
+        raise ConfigError(f"queue {name!r}: retry={retry!r}: pass a reliq.Retry(attempts=, wait=, stop=)")
     chosen = find(codec)
     return QueueOptions(
         keys=Keys(name, prefix or os.environ.get("RELIQ_PREFIX") or "reliq", key),

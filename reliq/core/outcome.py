@@ -40,6 +40,8 @@ _REPLIES: Final[dict[str, tuple[type[Refused], str]]] = {
     "NOSCRIPT": (Unavailable, "the script cache was flushed"),
     "EXECABORT": (Unavailable, "the transaction was refused"),
     "max": (Unavailable, "the server's maxclients is reached"),
+    "DB": (UnsupportedServer, "this Redis has fewer databases: correct the number at the end of the URL"),
+    "AUTH": (AccessDenied, "this Redis has no password: leave user and password out of the URL"),
     "unknown": (UnsupportedServer, "reliq needs Redis 6.2 or later, or Valkey"),
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,7 @@ WRONG = [
     (["status", "extra"], ["extra", "reliq status --help"]),
     (["status", "--url", "http://localhost"], ["Redis URL", "redis://localhost:6379/0"]),
     (["status", "--url", "redis://localhost/emails"], ["database 'emails'"]),
+    (["status", "--url", "redis://localhost/0?tiemout=1"], ["option 'tiemout'", "leave it out"]),
     (["status", "--prefix", "a b"], ["prefix 'a b'", "without white space and braces\n"]),
     (["reap", "--queue"], ["--queue", "reliq reap --help"]),
     (["peek", "--state", "gone"], ["--state", "ready", "dead"]),
@@ -139,6 +142,24 @@ def test_unreachable_redis_is_exit_status_3(no_server: Commands, folder: Path, w
     assert (result.status, result.out) == (3, "")
     assert "127.0.0.1:1/0" in result.error
     assert "RELIQ_URL" in result.error
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda url: url.removesuffix("/0") + "/99", "the number at the end of the URL"),
+        (lambda url: url.replace("://", "://:secret@"), "leave user and password out of the URL"),
+    ],
+)
+def test_url_that_asks_too_much_is_refused_at_once(
+    commands: Commands, change: Callable[[str], str], says: str
+) -> None:
+    """A database that is not there, a password where none is set: reason and next step, without a retry."""
+    started = time.monotonic()
+    result = commands.plain("status", "--url", change(commands.url))
+    assert result.status == 3
+    assert says in result.error
+    assert time.monotonic() - started < 2
 
 
 def test_password_is_never_shown(no_server: Commands) -> None:

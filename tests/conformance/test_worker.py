@@ -351,6 +351,12 @@ async def test_wrong_arguments_are_clear_errors(sh: Shell, options: dict[str, An
         sh.Worker(queue.ack(lambda body: None), queue.ack(lambda body: None))
 
 
+async def test_queue_refuses_a_retry_that_is_no_policy(sh: Shell) -> None:
+    """Said when the queue is made, not when the first handler fails."""
+    with pytest.raises(ConfigError, match="pass a reliq"):
+        sh.queue(retry=3)
+
+
 async def test_a_worker_goes_on_after_redis_was_away(own_sh: Shell, own_server: RedisServer) -> None:
     """Killed and started again in the middle: nothing lost, nothing handled twice that was settled."""
     queue, seen = own_sh.queue(lease=5.0), Counter[int]()
