@@ -48,6 +48,9 @@ class Bell:
             except ReliqError:  # the trip that answers the ring meets the same trouble, and reports it
                 failures += 1
                 self._stopping.wait(min(1.0, backoff(failures)))
+            except Exception:  # redis-py raises anything when leave() closes the connection under it
+                if not self._stopping.is_set():
+                    raise
             self._resting.set()
             self._on_ring()
 

@@ -32,6 +32,7 @@ class Engine(Tripping):
         self._trips = queue.links.new(name="reliq-trip")
         self._bells = queue.links.new(name="reliq-bell", read_timeout=options.block + options.timeout)
         self._bell_id = 0
+        self._bell_over = False
 
     def trip(self, want: int) -> Answer:
         """One trip. Raises what went wrong; nothing is lost by that, and a later call repeats it."""
@@ -60,6 +61,8 @@ class Engine(Tripping):
         """
         if self._bells.connect() or not self._bell_id:
             self._bell_id = self._bells.server.client_id
+        if self._bell_over:  # set before end_bell() looks for the id: one of us sees the other
+            return
         self._bells.run(ops.bell(self.state.keys, self.state.name, seconds))
 
     def end_bell(self, *, wait: threading.Event | None = None) -> bool:
@@ -67,6 +70,7 @@ class Engine(Tripping):
 
         ``wait`` is set by the thread that rings once it has come back.
         """
+        self._bell_over = True
         if not self._bell_id:
             return True
         with self._lock:
