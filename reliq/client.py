@@ -7,35 +7,51 @@ never repeats a command by itself.
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import tenacity
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AskError, MovedError, RedisError, ResponseError
 
 from reliq import defaults
 from reliq.core import outcome
+from reliq.core.command import Command
+from reliq.core.keys import Keys
+from reliq.core.topology import Node, Server, Topology, redirection
 from reliq.errors import ConfigError, OutcomeUnknown, ReliqError, Unavailable, UnsupportedServer
 
 MIN_VERSION = (6, 2)
+#: Seconds for a sentinel or a node of a Cluster to say where the primary is; then another one is asked.
+ASK_TIMEOUT: Final = 1.0
+_SENTINEL: Final = "+sentinel"
+_HOST: Final = re.compile(r"(\[[^\]\s]+\]|[^\s:\[\]]+)(?::(\d{1,5}))?\Z")
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where Redis is. ``label`` is what people are shown: never a password."""
+    """Where Redis is. ``label`` is what people are shown: never a password. ``master``: the name by which the
+    sentinels at ``nodes`` know it; without one, several ``nodes`` are those of a Cluster."""
 
     url: str = field(repr=False)
     label: str
     kwargs: dict[str, Any] = field(repr=False)
+    nodes: tuple[Node, ...] = (Node("", 0),)
+    master: str = ""
+    sentinel: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def kind(self) -> str:
         """How to connect: ``redis``, ``rediss`` (TLS) or ``unix``."""
-        return urlsplit(self.url).scheme
+        return urlsplit(self.url).scheme.removesuffix(_SENTINEL)
+
+    def topology(self) -> Topology:
+        """What is known of the servers there: nothing yet."""
+        return Topology(self.nodes, master=self.master, label=self.label)
 
 
 @cache
@@ -47,42 +63,107 @@ def _query_options() -> frozenset[str]:
 
 
 def parse(url: str) -> Address:
-    """Read a URL: redis://[user:password@]host:port/db, rediss://… or unix:///path?db=0.
+    """Read a URL: redis://[user:password@]host:port/db, rediss://… or unix:///path?db=0; several hosts of a
+    Cluster (redis://h1:7000,h2:7001/0); redis+sentinel://[user:password@]host:26379,host2:26379/master/db.
 
     Raises ConfigError with what is wrong; the password is not in the message.
     """
     try:
         parts = urlsplit(url)
-        kwargs: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
-        port = parts.port
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ConfigError(f"the Redis URL is wrong: {error}. Example: redis://localhost:6379/0") from None
-    kwargs.pop("connection_class", None)
-    if parts.scheme == "unix":
-        label = f"unix://{kwargs.get('path', '')}"
-    else:
-        path = parts.path.strip("/")
-        if path and not path.isdigit():
-            raise ConfigError(
-                f"the Redis URL names database {path!r}; it is a number, as in redis://localhost:6379/0"
-            )
-        label = f"{parts.hostname or 'localhost'}:{port or 6379}/{kwargs.get('db', 0)}"
+    behind_sentinels = parts.scheme.endswith(_SENTINEL)
     owned = {"socket_timeout", "retry", "protocol", "decode_responses", "health_check_interval"}
     for name, _ in parse_qsl(parts.query):
         if name in owned:
             raise ConfigError(f"the Redis URL sets {name!r}, which reliq decides itself; leave it out")
-        if name not in _query_options():
+        if name not in _query_options() and not (behind_sentinels and name.startswith("sentinel_")):
             raise ConfigError(
                 f"the Redis URL has an option {name!r} that no connection knows; correct it or leave it out"
             )
-    return Address(url, label, kwargs)
+    if parts.scheme == "unix":
+        kwargs = _kwargs(url)
+        return Address(url, f"unix://{kwargs.get('path', '')}", kwargs)
+    if behind_sentinels:
+        return _behind_sentinels(url)
+    return _by_hosts(url)
 
 
-def connection_kwargs(address: Address, *, read_timeout: float, retry: Any, name: str) -> dict[str, Any]:
+def _by_hosts(url: str) -> Address:
+    """One server, or some nodes of a Cluster."""
+    parts = urlsplit(url)
+    path = parts.path.strip("/")
+    if path and not path.isdigit():
+        raise ConfigError(f"the Redis URL names database {path!r}; it is a number, as in redis://localhost:6379/0")
+    user, at, hosts = parts.netloc.rpartition("@")
+    nodes = _nodes(hosts or "localhost", 6379)
+    kwargs = _kwargs(parts._replace(netloc=f"{user}{at}{nodes[0]}").geturl())
+    db = kwargs.get("db", 0)
+    if len(nodes) > 1 and db:
+        raise ConfigError(
+            f"the Redis URL names several hosts, so a Cluster, and database {db}; a Cluster has only 0"
+        )
+    return Address(url, f"{','.join(map(str, nodes))}/{db}", kwargs, nodes)
+
+
+def _behind_sentinels(url: str) -> Address:
+    """redis+sentinel://[user:password@]host:26379,host2:26379/master/db; user and password are those of Redis,
+    ``?sentinel_username=`` and ``?sentinel_password=`` those of the sentinels, where they have any."""
+    parts = urlsplit(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    nodes = _nodes(hosts or "localhost", 26379)
+    master, _, db = parts.path.strip("/").partition("/")
+    if not master or (db and not db.isdigit()):
+        raise ConfigError(
+            "the sentinel URL has to name the master, and then perhaps a database: "
+            "redis+sentinel://host:26379,host2:26379/mymaster/0"
+        )
+    query = parse_qsl(parts.query)
+    own = [(k, v) for k, v in query if not k.startswith("sentinel_")]
+    scheme = parts.scheme.removesuffix(_SENTINEL)
+    plain = parts._replace(scheme=scheme, netloc=f"{user}{at}{nodes[0]}", path=f"/{db}", query=urlencode(own))
+    theirs = {k.removeprefix("sentinel_"): v for k, v in query if k.startswith("sentinel_")}
+    if not theirs.keys() <= {"username", "password"}:
+        raise ConfigError(
+            "the sentinel URL takes sentinel_username and sentinel_password, nothing else of that kind"
+        )
+    label = f"{unquote(master)!r} by sentinels {','.join(map(str, nodes))}"
+    return Address(url, label, _kwargs(plain.geturl()), nodes, unquote(master), theirs)
+
+
+def _nodes(hosts: str, port: int) -> tuple[Node, ...]:
+    """host:port,host2:port2"""
+    found = []
+    for text in hosts.split(","):
+        match = _HOST.match(text)
+        number = int((match and match[2]) or port)
+        if not match or number > 65535:
+            raise ConfigError(
+                f"the Redis URL names {text!r} for host and port. Example: redis://localhost:6379/0; several "
+                "of a Cluster are separated by commas"
+            )
+        found.append(Node(match[1].strip("[]"), number))
+    return tuple(dict.fromkeys(found))
+
+
+def _kwargs(url: str) -> dict[str, Any]:
+    """What redis-py makes of a URL with one host."""
+    try:
+        kwargs: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"the Redis URL is wrong: {error}. Example: redis://localhost:6379/0") from None
+    kwargs.pop("connection_class", None)
+    return kwargs
+
+
+def connection_kwargs(
+    address: Address, node: Node | None = None, *, read_timeout: float, retry: Any, name: str
+) -> dict[str, Any]:
     """The keyword arguments of a redis-py connection, sync or asyncio; ``retry`` is that shell's class."""
     return {
         "socket_connect_timeout": defaults.CONNECT_TIMEOUT,
         **address.kwargs,
+        **({"host": node.host, "port": node.port} if node and node.host else {}),
         "socket_timeout": read_timeout,
         # Redis() retries ten times around send *and* read, so a bare LPUSH can run eleven times.
         "retry": retry(NoBackoff(), 0),
@@ -94,6 +175,29 @@ def connection_kwargs(address: Address, *, read_timeout: float, retry: Any, name
         "client_name": name,
         "driver_info": None,  # saves two round trips per connection
     }
+
+
+def asking_kwargs(address: Address, node: Node, *, retry: Any) -> dict[str, Any]:
+    """The same for a connection that asks a sentinel, or a node of a Cluster, where the primary is."""
+    kwargs = connection_kwargs(address, node, read_timeout=ASK_TIMEOUT, retry=retry, name="reliq-ask")
+    kwargs["socket_connect_timeout"] = min(ASK_TIMEOUT, float(kwargs["socket_connect_timeout"]))
+    if not address.master:
+        return kwargs
+    kwargs |= {"db": 0, "username": None, "password": None, "client_name": None}
+    return kwargs | address.sentinel
+
+
+def place(address: Address, node: Node) -> str:
+    """How messages to people call a node that was reached by way of this address."""
+    label = address.label.rpartition("/")[0]
+    if not node.host or address.nodes == (node,):
+        return address.label
+    return f"{node} ({address.label})" if address.master else f"{node} (of the cluster at {label})"
+
+
+def opening(address: Address) -> list[tuple[str, ...]]:
+    """What a new connection asks; ``read_server`` takes the replies."""
+    return [("INFO", "server"), ("CLIENT", "ID"), *([("ROLE",)] if address.master else [])]
 
 
 def insistence(timeout: float) -> dict[str, Any]:
@@ -108,13 +212,38 @@ def insistence(timeout: float) -> dict[str, Any]:
 
 def failure(error: Exception, what: str, where: str, *, sent: bool) -> ReliqError:
     """What an exception of redis-py means: refused, not sent, or unknown."""
-    code = getattr(error, "status_code", None)
-    if code is None and not _is_transport(error):
-        code = "ERR"
-    if code is not None:
-        text = str(error) if code == "ERR" else f"{code} {error}"
+    text = _reply_text(error)
+    if text is not None:
         return outcome.of_reply(text, what, where)
     return (outcome.no_answer if sent else outcome.not_sent)(what, where, error)
+
+
+def _reply_text(error: Exception) -> str | None:
+    """The error reply as the server sent it; None if there was none."""
+    code = getattr(error, "status_code", None)
+    if code is None:
+        return None if _is_transport(error) else str(error)
+    return str(error) if code == "ERR" else f"{code} {error}"
+
+
+def is_elsewhere(error: Exception, topology: Topology, node: Node | None) -> bool:
+    """Note what an error reply tells about the nodes; True if the primary is no longer behind this connection."""
+    text = _reply_text(error) or ""
+    code = outcome.code_of(text)
+    found = redirection(text, node)
+    if code == "MOVED" and found is not None:
+        topology.moved(*found)
+    elif code in ("CLUSTERDOWN", "MASTERDOWN"):
+        topology.doubt(node)
+    return code in outcome.ELSEWHERE
+
+
+def asked_to(error: object, node: Node | None) -> Node | None:
+    """Where an ASK sends this one command; None if it is another error, or none."""
+    if not isinstance(error, AskError) or isinstance(error, MovedError):
+        return None
+    found = redirection(_reply_text(error) or "", node)
+    return found and found[1]
 
 
 def _is_transport(error: Exception) -> bool:
@@ -122,25 +251,42 @@ def _is_transport(error: Exception) -> bool:
     return isinstance(error, OSError | RedisError | EOFError) and not isinstance(error, ResponseError)
 
 
-@dataclass(frozen=True)
-class Server:
-    """What a connection says about the server that it reached."""
-
-    version: str = ""
-    run_id: str = ""
-    client_id: int = 0
-
-
-def read_server(info: bytes | str | None, client_id: int, where: str) -> Server:
-    """Read INFO's server section; raises UnsupportedServer below 6.2. No INFO (ACL) is accepted as it is."""
+def read_server(replies: list[Any], where: str) -> Server:
+    """Read the replies to ``opening``; raises UnsupportedServer below 6.2. What an ACL forbids is None."""
+    info, client_id, *role = replies
     text = info.decode("utf-8", "replace") if isinstance(info, bytes) else info or ""
     fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     version = fields.get("redis_version", "")
-    if version:
-        numbers = tuple(int(n) for n in version.split(".")[:2] if n.isdigit())
-        if numbers < MIN_VERSION:
-            raise UnsupportedServer(
-                f"Redis at {where} is version {version}; reliq needs 6.2 or later (for BLMOVE). "
-                "Upgrade the server, or point RELIQ_URL at a newer one."
-            )
-    return Server(version, fields.get("run_id", ""), client_id)
+    if version and _numbers(version) < MIN_VERSION:
+        raise UnsupportedServer(
+            f"Redis at {where} is version {version}; reliq needs 6.2 or later (for BLMOVE). "
+            "Upgrade the server, or point RELIQ_URL at a newer one."
+        )
+    said = role[0][0] if role and role[0] else b""
+    return Server(
+        version, fields.get("run_id", ""), client_id or 0, fields.get("redis_mode") == "cluster",
+        said.decode() if isinstance(said, bytes) else str(said),
+    )  # fmt: skip
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in version.split(".")[:2] if n.isdigit())
+
+
+def check_keys(keys: Keys | None, server: Server) -> None:
+    """Refuse what a Cluster cannot serve: a queue whose keys are not all in one slot (DESIGN 9.16)."""
+    if server.cluster and keys is not None and not keys.one_slot:
+        raise ConfigError(
+            f"queue {keys.queue!r}: on a Redis Cluster the list {keys.key!r} cannot be adopted: no hash tag has "
+            "the slot of a name with '}' in it, so the queue's other keys could not be beside it. Rename the "
+            "list, or use a Redis that is no Cluster"
+        )
+
+
+def check_needs(command: Command, server: Server, where: str) -> None:
+    """Refuse, before anything is sent, what this server does not know."""
+    if server.version and _numbers(server.version) < command.needs:
+        raise UnsupportedServer(
+            f"Redis at {where} is version {server.version}; fsync=True needs WAITAOF of "
+            f"{'.'.join(map(str, command.needs))} or later. Nothing was put: leave it out, or upgrade the server."
+        )

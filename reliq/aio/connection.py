@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from copy import copy
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -20,8 +21,11 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.asyncio.retry import Retry
 
 from reliq import client
-from reliq.client import Address, Server
+from reliq.client import Address
 from reliq.core.command import Command, Flow
+from reliq.core.keys import Keys
+from reliq.core.outcome import Moved
+from reliq.core.topology import HOPS, Ask, Node, Server, Topology
 from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
 
 if sys.version_info >= (3, 11, 3):
@@ -38,7 +42,8 @@ _FAILURES: Final = (redis.exceptions.RedisError, OSError, EOFError, asyncio.Time
 
 
 class Link:
-    """One connection, used by one task at a time. It reconnects by itself at the next command.
+    """One connection, used by one task at a time. It reconnects by itself at the next command, to wherever the
+    primary (of ``key``, in a Cluster) is then.
 
     A task that is cancelled while it waits for a reply ends the connection with it, so that the reply can
     never be taken for another's.
@@ -47,55 +52,96 @@ class Link:
     def __init__(
         self,
         address: Address,
+        topology: Topology,
         *,
         read_timeout: float,
         name: str = "reliq",
+        keys: Keys | None = None,
         revive: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        kwargs = client.connection_kwargs(address, read_timeout=read_timeout, retry=Retry, name=name)
-        # The time limit is ours, around sending and reading. redis-py's own puts asyncio.wait_for around
-        # each send, which swallows a cancellation now and then before Python 3.12.
-        self._make: Callable[[], Any] = lambda: _KINDS[address.kind](**{**kwargs, "socket_timeout": None})
-        self._connection = self._make()
+        self._address, self._topology, self._keys = address, topology, keys
+        self._options: dict[str, Any] = {"read_timeout": read_timeout, "retry": Retry, "name": name}
+        self._connection: Any = None
         self._read_timeout = read_timeout
         self._where = address.label
         self._revive = revive
         self._connected = False
+        self.key = keys.ready if keys else ""
+        self.node: Node | None = None
         self.server = Server()
         _LINKS.add(self)
 
     async def connect(self) -> bool:
         """Make sure there is a connection; True if it is a new one. Raises Unavailable, AccessDenied, …"""
         if self._connected and self._connection.is_connected:
-            if not await self._stale():
+            if not await self._stale() and not self._misled():
                 return False
             await self._drop()
         try:
-            await self._open()
+            await self._reach()
         except Unavailable:
             if self._revive is None:
                 raise
             await self._revive()  # the private server ends with its keeper, whoever ended that: start it again
-            await self._open()
+            await self._reach()
         return True
 
-    async def _open(self) -> None:
-        connection = self._connection
+    def _misled(self) -> bool:
+        """In a Cluster: whether the slot that it is for is known to be elsewhere by now."""
+        return self._topology.cluster and self._topology.owner(self.key) not in (None, self.node)
+
+    async def _reach(self) -> None:
+        """Drive the search for the primary to its end: a connection to it."""
+        flow = self._topology.reach_g(self.key)
         try:
-            async with time_limit(self._read_timeout):
-                await connection.connect()
-                await connection.send_packed_command(
-                    connection.pack_commands([("INFO", "server"), ("CLIENT", "ID")]), check_health=False
-                )
-                info, client_id = [await self._maybe(connection) for _ in range(2)]
-            self.server = client.read_server(info, client_id or 0, self._where)
-        except _FAILURES as error:
-            await self._drop()
-            raise client.failure(_plain(error), "connect", self._where, sent=False) from error
+            step = next(flow)
+            while True:
+                try:
+                    reply = await (self._ask(step) if isinstance(step, Ask) else self._open(step.node))
+                except ReliqError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(reply)
+        except StopIteration:
+            self._connected = True
         except BaseException:
             await self._drop()
             raise
-        self._connected = True
+
+    async def _ask(self, step: Ask) -> Any:
+        kwargs = client.asking_kwargs(self._address, step.node, retry=Retry)
+        connection = _make(self._address.kind, kwargs)
+        try:
+            async with time_limit(client.ASK_TIMEOUT):
+                await connection.connect()
+                await connection.send_packed_command(connection.pack_command(*step.words), check_health=False)
+                return await connection.read_response()
+        except _FAILURES as error:
+            raise client.failure(_plain(error), step.words[0].lower(), str(step.node), sent=False) from error
+        finally:
+            await _end(connection)
+
+    def _new(self, node: Node) -> Any:
+        # The time limit is ours, around sending and reading. redis-py's own puts asyncio.wait_for around
+        # each send, which swallows a cancellation now and then before Python 3.12.
+        kwargs = client.connection_kwargs(self._address, node, **self._options)
+        return _make(self._address.kind, {**kwargs, "socket_timeout": None})
+
+    async def _open(self, node: Node) -> Server:
+        await self._drop()
+        self._connection = connection = self._new(node)
+        self._where = client.place(self._address, node)
+        try:
+            async with time_limit(self._read_timeout):
+                await connection.connect()
+                questions = client.opening(self._address)
+                await connection.send_packed_command(connection.pack_commands(questions), check_health=False)
+                replies = [await self._maybe(connection) for _ in questions]
+        except _FAILURES as error:
+            raise client.failure(_plain(error), "connect", self._where, sent=False) from error
+        self.server, self.node = client.read_server(replies, self._where), node
+        client.check_keys(self._keys, self.server)
+        return self.server
 
     @staticmethod
     async def _maybe(connection: Any) -> Any:
@@ -113,14 +159,29 @@ class Link:
             return True
 
     async def run(self, command: Command) -> Any:
-        """One round trip. The error says whether it was executed: Refused, or OutcomeUnknown."""
+        """One round trip. The error says whether it was executed: Refused, or OutcomeUnknown; Moved: not here."""
+        if command.after:
+            return await self._run_with_more(command)
         result = (await self.pipeline((command,)))[0]
         if isinstance(result, ReliqError):
             raise result
         return result
 
+    async def _run_with_more(self, command: Command) -> Any:
+        """One round trip too: the command and what has to come behind it on the same connection."""
+        await self.connect()
+        client.check_needs(command, self.server, self._where)
+        replies, node = await self._exchange([command.words(), *command.after], [command]), None
+        if isinstance(replies[0], redis.exceptions.NoScriptError):
+            replies = await self._exchange([command.source_words(), *command.after], [command])
+        elif (node := client.asked_to(replies[0], self.node)) is not None:
+            replies = await self._aside(node, [command.anew_words(), *command.after], command)
+        if isinstance(replies[0], Exception):
+            raise await self._failure(replies[0], command, node) from replies[0]
+        return command.read(replies)
+
     async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
-        """Several commands in one round trip; an error reply stands in the place of its result."""
+        """Several commands (of one slot) in one round trip; an error reply stands in the place of its result."""
         await self.connect()
         replies = await self._exchange([c.words() for c in commands], commands)
         again = [i for i, r in enumerate(replies) if isinstance(r, redis.exceptions.NoScriptError)]
@@ -128,47 +189,77 @@ class Link:
             repeated = await self._exchange([commands[i].source_words() for i in again], commands)
             for i, reply in zip(again, repeated, strict=True):
                 replies[i] = reply
-        return [self._result(c, r) for c, r in zip(commands, replies, strict=True)]
+        asked = [client.asked_to(reply, self.node) for reply in replies]
+        for i, node in enumerate(asked):
+            if node is not None:
+                [replies[i]] = await self._aside(node, [commands[i].anew_words()], commands[i])
+        return [
+            await self._failure(r, c, node) if isinstance(r, Exception) else c.read(r)
+            for c, r, node in zip(commands, replies, asked, strict=True)
+        ]
 
-    def _result(self, command: Command, reply: Any) -> Any:
-        if not isinstance(reply, Exception):
-            return command.read(reply)
-        failure = client.failure(reply, _what(command), self._where, sent=True)
+    async def _failure(self, reply: Exception, command: Command, asked: Node | None = None) -> ReliqError:
+        """What an error reply means; if the primary is elsewhere, the connection is of no use any more."""
+        where = client.place(self._address, asked) if asked else self._where
+        failure = client.failure(reply, _what(command), where, sent=True)
         failure.__cause__ = reply
+        if client.is_elsewhere(reply, self._topology, self.node):
+            await self._drop()
         return failure
+
+    async def _aside(self, node: Node, lines: Sequence[Sequence[Any]], command: Command) -> list[Any]:
+        """Where an ASK sends us, for this one time: the slot is on its way to that node."""
+        connection, where, sent = self._new(node), client.place(self._address, node), False
+        try:
+            async with time_limit(self._read_timeout):
+                await connection.connect()
+                sent = True
+                packed = connection.pack_commands([("ASKING",), *lines])
+                await connection.send_packed_command(packed, check_health=False)
+                return (await self._read_all(connection, 1 + len(lines)))[1:]
+        except _FAILURES as error:
+            raise client.failure(_plain(error), _what(command), where, sent=sent) from error
+        finally:
+            await _end(connection)
+
+    @staticmethod
+    async def _read_all(connection: Any, count: int) -> list[Any]:
+        replies: list[Any] = []
+        for _ in range(count):
+            try:
+                replies.append(await connection.read_response())
+            except redis.exceptions.ResponseError as error:
+                replies.append(error)
+        return replies
 
     async def _exchange(self, lines: Sequence[Sequence[Any]], commands: Sequence[Command]) -> list[Any]:
         connection = self._connection
         packed = connection.pack_commands(lines)
-        replies: list[Any] = []
         try:
             async with time_limit(self._read_timeout):
                 # A stream that fails in drain() may have sent all: from here on the outcome is unknown.
                 await connection.send_packed_command(packed, check_health=False)
-                for _ in lines:
-                    try:
-                        replies.append(await connection.read_response())
-                    except redis.exceptions.ResponseError as error:
-                        replies.append(error)
+                return await self._read_all(connection, len(lines))
         except _FAILURES as error:
+            self._topology.doubt(self.node)  # it may be gone: in a Cluster others are asked first
             await self._drop()
             raise client.failure(_plain(error), _what(commands[0]), self._where, sent=True) from error
         except BaseException:
             await self._drop()  # interrupted between question and answer: never read it as another's
             raise
-        return replies
 
     async def _drop(self) -> None:
         """End the connection without waiting for anything, so that it can be done while being cancelled."""
         self._connected = False
-        with suppress(*_FAILURES):
-            await self._connection.disconnect(nowait=True)
+        if self._connection is not None:
+            await _end(self._connection)
 
     async def aclose(self) -> None:
         """End the connection; the next command makes a new one."""
         self._connected = False
-        with suppress(*_FAILURES):
-            await self._connection.disconnect()
+        if self._connection is not None:
+            with suppress(*_FAILURES):
+                await self._connection.disconnect()
 
     def _disown(self) -> None:
         """In a forked child: let go of the parent's socket.
@@ -183,7 +274,16 @@ class Link:
             os.dup2(nothing, sock.fileno())
             os.close(nothing)
         _INHERITED.append(self._connection)
-        self._connection, self._connected = self._make(), False
+        self._connection, self._connected = None, False
+
+
+def _make(kind: str, kwargs: dict[str, Any]) -> Any:
+    return _KINDS[kind](**kwargs)
+
+
+async def _end(connection: Any) -> None:
+    with suppress(*_FAILURES):
+        await connection.disconnect(nowait=True)
 
 
 _LINKS: Final[WeakSet[Link]] = WeakSet()
@@ -218,13 +318,6 @@ class _Pool:
         self.take = self._links.get
         self.give_back = self._links.put_nowait
 
-    async def watch(self) -> AsyncGenerator[None]:
-        """A generator that ends with its event loop (asyncio.run ends those that are open), or with us."""
-        try:
-            yield
-        finally:
-            await self.aclose()
-
     async def aclose(self) -> None:
         """Close those that are not in use."""
         idle = [self._links.get_nowait() for _ in range(self._links.qsize())]
@@ -234,66 +327,116 @@ class _Pool:
             self.give_back(None)
 
 
-class Links:
-    """The connections of one Queue, kept for reuse; at most 16 per event loop, the rest waits in turn."""
+class _Pools:
+    """The pools of one event loop: one for each node of a Cluster, else one."""
 
-    def __init__(self, find_url: Callable[[], Awaitable[str]], *, timeout: float) -> None:
+    def __init__(self) -> None:
+        self._by_node: dict[Node | None, _Pool] = {}
+
+    def at(self, node: Node | None) -> _Pool:
+        return self._by_node.get(node) or self._by_node.setdefault(node, _Pool())
+
+    async def watch(self) -> AsyncGenerator[None]:
+        """A generator that ends with its event loop (asyncio.run ends those that are open), or with us."""
+        try:
+            yield
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close those that are not in use."""
+        for pool in list(self._by_node.values()):
+            await pool.aclose()
+
+
+class Links:
+    """The connections of one Queue, kept for reuse; at most 16 per event loop (and node of a Cluster), the rest
+    waits in turn. ``keys``: those of the queue, whose slot is where commands without a key go."""
+
+    def __init__(
+        self, find_url: Callable[[], Awaitable[str]], *, timeout: float, keys: Keys | None = None
+    ) -> None:
         self._find_url = find_url
         self._timeout = timeout
+        self._keys = keys
         self._address: Address | None = None
-        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Pool, Any]] = WeakKeyDictionary()
+        self._topology = Topology(())
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Pools, Any]] = WeakKeyDictionary()
         self._reached = False
+
+    def of(self, keys: Keys) -> Links:
+        """The same connections, for a queue with these keys."""
+        links = copy(self)
+        links._keys = keys
+        return links
 
     async def address(self) -> Address:
         """Where Redis is; the first use finds out (and may start the private one)."""
         if self._address is None:
-            self._address = client.parse(await self._find_url())
+            address = client.parse(await self._find_url())
+            if self._address is None:  # nobody else has found out meanwhile
+                self._topology, self._address = address.topology(), address
         return self._address
 
     async def server(self) -> Server:
-        """What the connection used last says about its server."""
-        pool = await self._pool()
-        link = await pool.take()
-        try:
-            link = link or await self.new()
+        """What the connection used last says about its server; in a Cluster, that of the queue's slot."""
+        async with self._link("") as link:
             await link.connect()
             return link.server
-        finally:
-            pool.give_back(link)
 
     async def new(self, *, read_timeout: float | None = None, name: str = "reliq") -> Link:
         """A connection of its own for the caller, who closes it."""
         address = await self.address()
         revive = self._find_url if address.kind == "unix" else None
-        return Link(address, read_timeout=read_timeout or self._timeout, name=name, revive=revive)
+        timeout = read_timeout or self._timeout
+        return Link(address, self._topology, read_timeout=timeout, name=name, keys=self._keys, revive=revive)
 
-    async def _pool(self) -> _Pool:
+    async def _mine(self) -> _Pools:
         loop = asyncio.get_running_loop()
         found = self._pools.get(loop)
         if found is None:
-            pool = _Pool()
-            watch = pool.watch()
-            self._pools[loop] = (pool, watch)
+            pools = _Pools()
+            watch = pools.watch()
+            self._pools[loop] = (pools, watch)
             await watch.__anext__()
-            return pool
+            return pools
         return found[0]
 
-    async def run(self, command: Command) -> Any:
-        """Run one command, once."""
-        result = (await self.pipeline((command,)))[0]
-        if isinstance(result, ReliqError):
-            raise result
-        return result
-
-    async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
-        """Run several commands in one round trip, once; errors stand in the place of results."""
-        pool = await self._pool()
+    @asynccontextmanager
+    async def _link(self, key: str) -> AsyncIterator[Link]:
+        """An idle connection for this key, or a new one, or else the next that is given back."""
+        key = key or (self._keys.ready if self._keys else "")
+        pool = (await self._mine()).at(self._topology.owner(key))
         link = await pool.take()
         try:
             link = link or await self.new()
-            return await link.pipeline(commands)
+            link.key = key
+            yield link
         finally:
             pool.give_back(link)
+
+    async def run(self, command: Command) -> Any:
+        """Run one command, once; where MOVED says, if it says so."""
+        for _ in range(HOPS):
+            with suppress(Moved):
+                async with self._link(command.routing_key) as link:
+                    return await link.run(command)
+        async with self._link(command.routing_key) as link:
+            return await link.run(command)
+
+    async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
+        """Run several commands in one round trip, once; errors stand in the place of results. In a Cluster they
+        have to be of one slot."""
+        key = next((c.routing_key for c in commands if c.routing_key), "")
+        async with self._link(key) as link:
+            results = await link.pipeline(commands)
+        for i, command in enumerate(commands):
+            if isinstance(results[i], Moved):
+                try:
+                    results[i] = await self.run(command)
+                except ReliqError as error:
+                    results[i] = error
+        return results
 
     async def insist(self, command: Command) -> Any:
         """Run a command that is safe to repeat until it is answered, for at most ``timeout`` seconds.

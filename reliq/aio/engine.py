@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reliq.aio.connection import Link
 from reliq.core import ops
+from reliq.core.command import Command
 from reliq.core.consumer import Answer
+from reliq.core.outcome import Moved
+from reliq.core.topology import HOPS
 from reliq.errors import OutcomeUnknown, QueueFull, Refused, ReliqError
 from reliq.logging import log
 from reliq.model import clock
@@ -38,11 +42,7 @@ class Engine(Tripping):
         """One trip. Raises what went wrong; nothing is lost by that, and a later call repeats it."""
         async with self._lock:
             try:
-                link = await self._link()
-                if await link.connect():
-                    await self._connected(link)
-                sent_at = clock()
-                reply = await link.run(self.state.trip(want, sent_at))
+                reply, sent_at = await self._run(lambda now: self.state.trip(want, now))
             except (Refused, OutcomeUnknown) as error:
                 self._note_down(error)
                 raise
@@ -55,10 +55,26 @@ class Engine(Tripping):
             self._trips = await self.queue.links.new(name="reliq-trip")
         return self._trips
 
+    async def _run(self, make: Callable[[float], Command]) -> tuple[Any, float]:
+        """Run a command on the trips' connection, and again where the slot has moved to: (reply, when sent)."""
+        link = await self._link()
+        for _ in range(HOPS):
+            if await link.connect():
+                await self._connected(link)
+            sent_at = clock()
+            with suppress(Moved):
+                return await link.run(make(sent_at)), sent_at
+        return await link.run(make(sent_at)), sent_at
+
     async def _connected(self, link: Link) -> None:
         self.state.reconnected(link.server.run_id)
+        registration = self.queue.options.registration()
+        if link.server.cluster:  # in another slot, whose node may be down while ours is not
+            with suppress(ReliqError):
+                await self.queue.links.run(registration)
+            return
         with suppress(QueueFull):  # a full Redis takes no new entry, but it can be drained
-            await link.run(self.queue.options.registration())
+            await link.run(registration)
 
     async def ring(self, seconds: float) -> None:
         """Wait in BLMOVE for at most ``seconds`` until there is a message (in our inbox then).
@@ -90,9 +106,8 @@ class Engine(Tripping):
         a reaper sees to the rest."""
         async with self._lock:
             try:
-                link = await self._link()
                 goodbye = ops.leave(self.state.keys, self.state.name, bell_ended=bell_ended)
-                return bool(await link.run(goodbye))
+                return bool((await self._run(lambda now: goodbye))[0])
             except ReliqError as error:
                 log.warning("queue %r: could not say goodbye: %s", self.queue.name, error)
                 return False

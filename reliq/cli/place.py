@@ -92,7 +92,7 @@ class Place:
             queue = Queue(entry.name, self.url, key=key, codec=codec, prefix=self.prefix, **settings)
         except ConfigError:  # an index that somebody else has written into
             queue = Queue(entry.name, self.url, key=key, codec=codec, prefix=self.prefix)
-        queue.links = self.links
+        queue.links = self.links.of(queue.options.keys)
         return queue
 
     def _find(self, name: str, known: list[Known]) -> Known:

@@ -16,6 +16,9 @@ class Command(NamedTuple):
 
     ``idempotent`` says that running it twice does no more than running it once, because it only reads
     or because the server recognises the repeat; only such a command is ever sent again by itself.
+    ``route``: the key by whose Cluster slot it is routed, if not by its first; ``after``: what is sent behind it
+    in the same pipeline, such as WAIT; ``parse`` then gets the list of all replies, errors among them.
+    ``needs``: the oldest server that knows all of it.
     """
 
     verb: str | Script
@@ -24,6 +27,14 @@ class Command(NamedTuple):
     parse: Callable[[Any], Any] | None = None
     idempotent: bool = False
     queue: str = ""
+    route: str = ""
+    after: tuple[tuple[Arg, ...], ...] = ()
+    needs: tuple[int, int] = (0, 0)
+
+    @property
+    def routing_key(self) -> str:
+        """The key that says which node of a Cluster it is for; empty: any."""
+        return self.route or (self.keys[0] if self.keys else "")
 
     @property
     def name(self) -> str:
@@ -40,6 +51,10 @@ class Command(NamedTuple):
         """The same for a server that does not know the script yet (NOSCRIPT)."""
         assert isinstance(self.verb, Script)
         return ("EVAL", self.verb.source, len(self.keys), *self.keys, *self.args)
+
+    def anew_words(self) -> tuple[Arg, ...]:
+        """The same for a server of which we know nothing."""
+        return self.words() if isinstance(self.verb, str) else self.source_words()
 
     def read(self, reply: Any) -> Any:
         """The reply as the caller wants it."""

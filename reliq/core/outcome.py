@@ -19,6 +19,11 @@ from reliq.errors import (
     WrongKeyType,
 )
 
+
+class Moved(Unavailable):
+    """The slot is on another node of the Cluster: certainly not executed. The shells go there."""
+
+
 #: First word of an error reply -> (class, what to do about it). Sources: the Redis 6.2-8 server sources.
 _REPLIES: Final[dict[str, tuple[type[Refused], str]]] = {
     "OOM": (QueueFull, "let consumers drain it, raise maxmemory, or wait and put again"),
@@ -34,9 +39,10 @@ _REPLIES: Final[dict[str, tuple[type[Refused], str]]] = {
     "MISCONF": (Unavailable, "Redis cannot save to disk and therefore refuses writes; see its log"),
     "BUSY": (Unavailable, "another script is running too long; SCRIPT KILL ends it"),
     "TRYAGAIN": (Unavailable, "a slot is being migrated; the command will pass when that is done"),
-    "MOVED": (Unavailable, "this is a Redis Cluster and the slot is on another node"),
+    "MOVED": (Moved, "this is a Redis Cluster and the slot is on another node"),
     "ASK": (Unavailable, "a slot is being migrated to another node"),
     "UNBLOCKED": (Unavailable, "the connection was switched to a replica"),
+    "SELECT": (UnsupportedServer, "a Redis Cluster has database 0 only: leave the number out of the URL"),
     "NOSCRIPT": (Unavailable, "the script cache was flushed"),
     "EXECABORT": (Unavailable, "the transaction was refused"),
     "max": (Unavailable, "the server's maxclients is reached"),
@@ -46,14 +52,24 @@ _REPLIES: Final[dict[str, tuple[type[Refused], str]]] = {
 }
 
 
-def of_reply(text: str, what: str, where: str) -> ReliqError:
-    """The error for an error reply: ``what`` was asked (a command or queue), ``where`` is the address."""
+#: After these the primary may be elsewhere: the connection is ended, and the next one looks for it.
+ELSEWHERE: Final = frozenset({"READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "UNBLOCKED", "MOVED"})
+
+
+def code_of(text: str) -> str:
+    """The word that says what an error reply means, wherever in it that stands."""
     words = text.replace("ERR ", "", 1).split() or ["?"]
     code = words[0].lstrip("-@:")
     if "script" in text.lower():  # an error inside a script carries the reason somewhere in its text
         code = next((w.lstrip("-@:") for w in words if w.lstrip("-@:") in _REPLIES and w.isupper()), code)
         if "NOSCRIPT" in text:
             code = "NOSCRIPT"
+    return code
+
+
+def of_reply(text: str, what: str, where: str) -> ReliqError:
+    """The error for an error reply: ``what`` was asked (a command or queue), ``where`` is the address."""
+    code = code_of(text)
     if code in _REPLIES:
         kind, advice = _REPLIES[code]
         return kind(f"{what}: Redis at {where} refused ({text}). {advice[0].upper()}{advice[1:]}.")

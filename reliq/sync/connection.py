@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from copy import copy
 from typing import Any, Final, TypeVar
 
 import redis
@@ -14,8 +16,11 @@ import tenacity
 from redis.retry import Retry
 
 from reliq import client
-from reliq.client import Address, Server
+from reliq.client import Address
 from reliq.core.command import Command, Flow
+from reliq.core.keys import Keys
+from reliq.core.outcome import Moved
+from reliq.core.topology import HOPS, Ask, Node, Server, Topology
 from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
 
 T = TypeVar("T")
@@ -29,55 +34,96 @@ _KINDS: Final = {
 
 
 class Link:
-    """One connection, used by one thread at a time. It reconnects by itself at the next command."""
+    """One connection, used by one thread at a time. It reconnects by itself at the next command, to wherever the
+    primary (of ``key``, in a Cluster) is then."""
 
     def __init__(
         self,
         address: Address,
+        topology: Topology,
         *,
         read_timeout: float,
         name: str = "reliq",
+        keys: Keys | None = None,
         revive: Callable[[], object] | None = None,
     ) -> None:
-        kwargs = client.connection_kwargs(address, read_timeout=read_timeout, retry=Retry, name=name)
-        self._connection: Any = _KINDS[address.kind](**kwargs)
+        self._address, self._topology, self._keys = address, topology, keys
+        self._options: dict[str, Any] = {"read_timeout": read_timeout, "retry": Retry, "name": name}
+        self._connection: Any = None
         self._where = address.label
         self._revive = revive
         self._used_at = time.monotonic()
         self._connected = False
+        self.key = keys.ready if keys else ""
+        self.node: Node | None = None
         self.server = Server()
 
     def connect(self) -> bool:
         """Make sure there is a connection; True if it is a new one. Raises Unavailable, AccessDenied, …"""
         if self._connected and self._connection.is_connected:
-            if time.monotonic() - self._used_at < _CHECK_AFTER or not self._stale():
+            rested = time.monotonic() - self._used_at >= _CHECK_AFTER
+            if not (rested and self._stale()) and not self._misled():
                 return False
             self.close()
         try:
-            self._open()
+            self._reach()
         except Unavailable:
             if self._revive is None:
                 raise
             self._revive()  # the private server ends with its keeper, whoever ended that: start it again
-            self._open()
+            self._reach()
         return True
 
-    def _open(self) -> None:
-        connection = self._connection
+    def _misled(self) -> bool:
+        """In a Cluster: whether the slot that it is for is known to be elsewhere by now."""
+        return self._topology.cluster and self._topology.owner(self.key) not in (None, self.node)
+
+    def _reach(self) -> None:
+        """Drive the search for the primary to its end: a connection to it."""
+        flow = self._topology.reach_g(self.key)
         try:
-            connection.connect()
-            connection.send_packed_command(
-                connection.pack_commands([("INFO", "server"), ("CLIENT", "ID")]), check_health=False
-            )
-            info, client_id = (self._maybe(connection) for _ in range(2))
-            self.server = client.read_server(info, client_id or 0, self._where)
-        except (redis.exceptions.RedisError, OSError, EOFError) as error:
-            self.close()
-            raise client.failure(error, "connect", self._where, sent=False) from error
+            step = next(flow)
+            while True:
+                try:
+                    reply = self._ask(step) if isinstance(step, Ask) else self._open(step.node)
+                except ReliqError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(reply)
+        except StopIteration:
+            self._connected, self._used_at = True, time.monotonic()
         except BaseException:
             self.close()
             raise
-        self._connected, self._used_at = True, time.monotonic()
+
+    def _ask(self, step: Ask) -> Any:
+        connection = _KINDS[self._address.kind](**client.asking_kwargs(self._address, step.node, retry=Retry))
+        try:
+            connection.connect()
+            connection.send_packed_command(connection.pack_command(*step.words), check_health=False)
+            return connection.read_response()
+        except (redis.exceptions.RedisError, OSError, EOFError) as error:
+            raise client.failure(error, step.words[0].lower(), str(step.node), sent=False) from error
+        finally:
+            connection.disconnect()
+
+    def _make(self, node: Node) -> Any:
+        return _KINDS[self._address.kind](**client.connection_kwargs(self._address, node, **self._options))
+
+    def _open(self, node: Node) -> Server:
+        self.close()
+        self._connection = connection = self._make(node)
+        self._where = client.place(self._address, node)
+        try:
+            connection.connect()
+            questions = client.opening(self._address)
+            connection.send_packed_command(connection.pack_commands(questions), check_health=False)
+            replies = [self._maybe(connection) for _ in questions]
+        except (redis.exceptions.RedisError, OSError, EOFError) as error:
+            raise client.failure(error, "connect", self._where, sent=False) from error
+        self.server, self.node = client.read_server(replies, self._where), node
+        client.check_keys(self._keys, self.server)
+        return self.server
 
     @staticmethod
     def _maybe(connection: Any) -> Any:
@@ -95,14 +141,62 @@ class Link:
             return True
 
     def run(self, command: Command) -> Any:
-        """One round trip. The error says whether it was executed: Refused, or OutcomeUnknown."""
+        """One round trip. The error says whether it was executed: Refused, or OutcomeUnknown; Moved: not here."""
         self.connect()
-        reply = self._exchange(command.words(), command)
+        if command.after:
+            return self._run_with_more(command)
+        reply, node = self._exchange(command.words(), command), None
         if isinstance(reply, redis.exceptions.NoScriptError):
             reply = self._exchange(command.source_words(), command)
+        elif (node := client.asked_to(reply, self.node)) is not None:
+            [reply] = self._aside(node, [command.anew_words()], command)
         if isinstance(reply, Exception):
-            raise client.failure(reply, _what(command), self._where, sent=True) from reply
+            raise self._failure(reply, command, node) from reply
         return command.read(reply)
+
+    def _run_with_more(self, command: Command) -> Any:
+        """One round trip too: the command and what has to come behind it on the same connection."""
+        client.check_needs(command, self.server, self._where)
+        replies, node = self._exchange_all([command.words(), *command.after], [command]), None
+        if isinstance(replies[0], redis.exceptions.NoScriptError):
+            replies = self._exchange_all([command.source_words(), *command.after], [command])
+        elif (node := client.asked_to(replies[0], self.node)) is not None:
+            replies = self._aside(node, [command.anew_words(), *command.after], command)
+        if isinstance(replies[0], Exception):
+            raise self._failure(replies[0], command, node) from replies[0]
+        return command.read(replies)
+
+    def _failure(self, reply: Exception, command: Command, asked: Node | None = None) -> ReliqError:
+        """What an error reply means; if the primary is elsewhere, the connection is of no use any more."""
+        where = client.place(self._address, asked) if asked else self._where
+        failure = client.failure(reply, _what(command), where, sent=True)
+        failure.__cause__ = reply
+        if client.is_elsewhere(reply, self._topology, self.node):
+            self.close()
+        return failure
+
+    def _aside(self, node: Node, lines: Sequence[Sequence[Any]], command: Command) -> list[Any]:
+        """Where an ASK sends us, for this one time: the slot is on its way to that node."""
+        connection, where, sent = self._make(node), client.place(self._address, node), False
+        try:
+            connection.connect()
+            connection.send_packed_command(connection.pack_commands([("ASKING",), *lines]), check_health=False)
+            sent = True
+            return self._read_all(connection, 1 + len(lines))[1:]
+        except (redis.exceptions.RedisError, OSError, EOFError) as error:
+            raise client.failure(error, _what(command), where, sent=sent) from error
+        finally:
+            connection.disconnect()
+
+    @staticmethod
+    def _read_all(connection: Any, count: int) -> list[Any]:
+        replies: list[Any] = []
+        for _ in range(count):
+            try:
+                replies.append(connection.read_response())
+            except redis.exceptions.ResponseError as error:
+                replies.append(error)
+        return replies
 
     def _exchange(self, words: Sequence[Any], command: Command) -> Any:
         connection, sent = self._connection, False
@@ -113,7 +207,7 @@ class Link:
         except redis.exceptions.ResponseError as error:
             reply = error
         except (redis.exceptions.RedisError, OSError, EOFError) as error:
-            self.close()
+            self._lost()
             raise client.failure(error, _what(command), self._where, sent=sent) from error
         except BaseException:
             self.close()  # interrupted between question and answer: never read that answer as another's
@@ -122,7 +216,7 @@ class Link:
         return reply
 
     def pipeline(self, commands: Sequence[Command]) -> list[Any]:
-        """Several commands in one round trip; an error reply stands in the place of its result."""
+        """Several commands (of one slot) in one round trip; an error reply stands in the place of its result."""
         self.connect()
         replies = self._exchange_all([c.words() for c in commands], commands)
         again = [i for i, r in enumerate(replies) if isinstance(r, redis.exceptions.NoScriptError)]
@@ -130,24 +224,23 @@ class Link:
             repeated = self._exchange_all([commands[i].source_words() for i in again], commands)
             for i, reply in zip(again, repeated, strict=True):
                 replies[i] = reply
+        asked = [client.asked_to(reply, self.node) for reply in replies]
+        for i, node in enumerate(asked):
+            if node is not None:
+                [replies[i]] = self._aside(node, [commands[i].anew_words()], commands[i])
         return [
-            client.failure(r, _what(c), self._where, sent=True) if isinstance(r, Exception) else c.read(r)
-            for c, r in zip(commands, replies, strict=True)
+            self._failure(r, c, node) if isinstance(r, Exception) else c.read(r)
+            for c, r, node in zip(commands, replies, asked, strict=True)
         ]
 
     def _exchange_all(self, lines: Sequence[Sequence[Any]], commands: Sequence[Command]) -> list[Any]:
         connection, sent = self._connection, False
-        replies: list[Any] = []
         try:
             connection.send_packed_command(connection.pack_commands(lines), check_health=False)
             sent = True
-            for _ in lines:
-                try:
-                    replies.append(connection.read_response())
-                except redis.exceptions.ResponseError as error:
-                    replies.append(error)
+            replies = self._read_all(connection, len(lines))
         except (redis.exceptions.RedisError, OSError, EOFError) as error:
-            self.close()
+            self._lost()
             raise client.failure(error, _what(commands[0]), self._where, sent=sent) from error
         except BaseException:
             self.close()
@@ -155,10 +248,16 @@ class Link:
         self._used_at = time.monotonic()
         return replies
 
+    def _lost(self) -> None:
+        """The connection broke: its node may be gone, so in a Cluster others are asked first."""
+        self._topology.doubt(self.node)
+        self.close()
+
     def close(self) -> None:
         """End the connection; the next command makes a new one."""
         self._connected = False
-        self._connection.disconnect()
+        if self._connection is not None:
+            self._connection.disconnect()
 
 
 def _what(command: Command) -> str:
@@ -166,16 +265,25 @@ def _what(command: Command) -> str:
 
 
 class Links:
-    """The connections of one Queue: as many as there are threads that use it at once, kept for reuse."""
+    """The connections of one Queue: as many as there are threads that use it at once, kept for reuse; in a
+    Cluster for each node. ``keys``: those of the queue, whose slot is where commands without a key go."""
 
-    def __init__(self, find_url: Callable[[], str], *, timeout: float) -> None:
+    def __init__(self, find_url: Callable[[], str], *, timeout: float, keys: Keys | None = None) -> None:
         self._find_url = find_url
         self._timeout = timeout
+        self._keys = keys
         self._address: Address | None = None
-        self._idle: deque[Link] = deque()
+        self._topology = Topology(())
+        self._idle: defaultdict[Node | None, deque[Link]] = defaultdict(deque)
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._reached = False
+
+    def of(self, keys: Keys) -> Links:
+        """The same connections, for a queue with these keys."""
+        links = copy(self)
+        links._keys = keys
+        return links
 
     @property
     def address(self) -> Address:
@@ -183,52 +291,65 @@ class Links:
         self._check_fork()
         with self._lock:
             if self._address is None:
-                self._address = client.parse(self._find_url())
+                address = client.parse(self._find_url())
+                self._topology, self._address = address.topology(), address
             return self._address
 
     def _check_fork(self) -> None:
         """A forked child must not share the sockets, nor a lock that a thread of its parent held."""
         if self._pid != os.getpid():
-            self._lock, self._idle, self._pid = threading.Lock(), deque(), os.getpid()
+            self._lock, self._idle, self._pid = threading.Lock(), defaultdict(deque), os.getpid()
 
     @property
     def server(self) -> Server:
-        """What the connection used last says about its server."""
-        link = self._take()
-        try:
+        """What the connection used last says about its server; in a Cluster, that of the queue's slot."""
+        with self._link("") as link:
             link.connect()
             return link.server
-        finally:
-            self._idle.append(link)
 
     def new(self, *, read_timeout: float | None = None, name: str = "reliq") -> Link:
         """A connection of its own for the caller, who closes it."""
         address = self.address
         revive = self._find_url if address.kind == "unix" else None
-        return Link(address, read_timeout=read_timeout or self._timeout, name=name, revive=revive)
+        timeout = read_timeout or self._timeout
+        return Link(address, self._topology, read_timeout=timeout, name=name, keys=self._keys, revive=revive)
 
-    def _take(self) -> Link:
+    @contextmanager
+    def _link(self, key: str) -> Iterator[Link]:
+        """An idle connection for this key, or a new one."""
         self._check_fork()
+        key = key or (self._keys.ready if self._keys else "")
         try:
-            return self._idle.pop()
+            link = self._idle[self._topology.owner(key)].pop()
         except IndexError:
-            return self.new()
+            link = self.new()
+        link.key = key
+        try:
+            yield link
+        finally:
+            self._idle[link.node if self._topology.cluster else None].append(link)
 
     def run(self, command: Command) -> Any:
-        """Run one command, once."""
-        link = self._take()
-        try:
+        """Run one command, once; where MOVED says, if it says so."""
+        for _ in range(HOPS):
+            with suppress(Moved), self._link(command.routing_key) as link:
+                return link.run(command)
+        with self._link(command.routing_key) as link:
             return link.run(command)
-        finally:
-            self._idle.append(link)
 
     def pipeline(self, commands: Sequence[Command]) -> list[Any]:
-        """Run several commands in one round trip, once; errors stand in the place of results."""
-        link = self._take()
-        try:
-            return link.pipeline(commands)
-        finally:
-            self._idle.append(link)
+        """Run several commands in one round trip, once; errors stand in the place of results. In a Cluster they
+        have to be of one slot."""
+        key = next((c.routing_key for c in commands if c.routing_key), "")
+        with self._link(key) as link:
+            results = link.pipeline(commands)
+        for i, command in enumerate(commands):
+            if isinstance(results[i], Moved):
+                try:
+                    results[i] = self.run(command)
+                except ReliqError as error:
+                    results[i] = error
+        return results
 
     def insist(self, command: Command) -> Any:
         """Run a command that is safe to repeat until it is answered, for at most ``timeout`` seconds.
@@ -279,5 +400,6 @@ class Links:
     def close(self) -> None:
         """Close the idle connections; the next use opens new ones."""
         self._check_fork()
-        while self._idle:
-            self._idle.pop().close()
+        for idle in list(self._idle.values()):
+            while idle:
+                idle.pop().close()

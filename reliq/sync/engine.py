@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reliq.core import ops
+from reliq.core.command import Command
 from reliq.core.consumer import Answer
+from reliq.core.outcome import Moved
+from reliq.core.topology import HOPS
 from reliq.errors import OutcomeUnknown, QueueFull, Refused, ReliqError
 from reliq.logging import log
 from reliq.model import clock
@@ -38,10 +42,7 @@ class Engine(Tripping):
         """One trip. Raises what went wrong; nothing is lost by that, and a later call repeats it."""
         with self._lock:
             try:
-                if self._trips.connect():
-                    self._connected()
-                sent_at = clock()
-                reply = self._trips.run(self.state.trip(want, sent_at))
+                reply, sent_at = self._run(lambda now: self.state.trip(want, now))
             except (Refused, OutcomeUnknown) as error:
                 self._note_down(error)
                 raise
@@ -49,10 +50,25 @@ class Engine(Tripping):
         self._announce(answer)
         return answer
 
+    def _run(self, make: Callable[[float], Command]) -> tuple[Any, float]:
+        """Run a command on the trips' connection, and again where the slot has moved to: (reply, when sent)."""
+        for _ in range(HOPS):
+            if self._trips.connect():
+                self._connected()
+            sent_at = clock()
+            with suppress(Moved):
+                return self._trips.run(make(sent_at)), sent_at
+        return self._trips.run(make(sent_at)), sent_at
+
     def _connected(self) -> None:
         self.state.reconnected(self._trips.server.run_id)
+        registration = self.queue.options.registration()
+        if self._trips.server.cluster:  # in another slot, whose node may be down while ours is not
+            with suppress(ReliqError):
+                self.queue.links.run(registration)
+            return
         with suppress(QueueFull):  # a full Redis takes no new entry, but it can be drained
-            self._trips.run(self.queue.options.registration())
+            self._trips.run(registration)
 
     def ring(self, seconds: float) -> None:
         """Wait in BLMOVE for at most ``seconds`` until there is a message (in our inbox then).
@@ -91,7 +107,8 @@ class Engine(Tripping):
         a reaper sees to the rest."""
         with self._lock:
             try:
-                return bool(self._trips.run(ops.leave(self.state.keys, self.state.name, bell_ended=bell_ended)))
+                goodbye = ops.leave(self.state.keys, self.state.name, bell_ended=bell_ended)
+                return bool(self._run(lambda now: goodbye)[0])
             except ReliqError as error:
                 log.warning("queue %r: could not say goodbye: %s", self.queue.name, error)
                 return False

@@ -55,7 +55,7 @@ REFUSED: list[tuple[str, type[Refused]]] = [
     ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", Unavailable),
     ("CLUSTERDOWN Hash slot not served", Unavailable),
     ("TRYAGAIN Multiple keys request during rehashing of slot", Unavailable),
-    ("MOVED 3999 127.0.0.1:6381", Unavailable),
+    ("MOVED 3999 127.0.0.1:6381", outcome.Moved),
     ("ASK 3999 127.0.0.1:6381", Unavailable),
     (
         "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
