@@ -12,7 +12,7 @@
     │   ├── Unavailable        (ConnectionError)  Redis cannot be reached, or cannot serve just now
     │   ├── AccessDenied       (PermissionError)  password or ACL
     │   ├── WrongKeyType       (TypeError)        a key of the queue holds something else
-    │   └── UnsupportedServer                     older than Redis 6.2
+    │   └── UnsupportedServer                     older than Redis 6.2, or than what was asked of it
     ├── OutcomeUnknown         (TimeoutError)     sent, but the answer was lost: it may have run
     ├── PutManyError                              a part of a put_many: .accepted .refused .unknown
     ├── LeaseLost                                 this settle came too late: another consumer has the message
@@ -98,7 +98,7 @@ class WrongKeyType(Refused, TypeError):
 
 
 class UnsupportedServer(Refused):
-    """The server is older than Redis 6.2, or is not Redis."""
+    """The server is older than Redis 6.2 (for put(fsync=True): 7.2), or is not Redis."""
 
     code = "UNSUPPORTED_SERVER"
 
@@ -107,7 +107,8 @@ class OutcomeUnknown(ReliqError, TimeoutError):
     """The command was sent and its answer never came, so it may or may not have been executed.
 
     For a put, ``ids`` are the messages concerned and ``queue.repeat(error)`` sends exactly the same
-    once more: the server recognises it and keeps one copy (for an hour, see the defaults).
+    once more: the server recognises it and keeps one copy (for an hour, see the defaults). If fewer
+    replicas confirmed than were asked for, ``ids`` are receipts that say how many did.
     """
 
     code = "OUTCOME_UNKNOWN"

@@ -16,7 +16,7 @@ from reliq.core import envelope as env
 from reliq.core.codec import Codec, encode, find
 from reliq.core.command import Command
 from reliq.core.keys import Keys
-from reliq.core.ops import NOW, Due, register
+from reliq.core.ops import NOTHING, NOW, Confirm, Confirmed, Due, register
 from reliq.core.retry import Retry
 from reliq.errors import ConfigError, OutcomeUnknown, PutManyError, Refused
 
@@ -59,6 +59,51 @@ def due(delay: float | None, at: datetime | None) -> Due:
     if not 0 <= delay < 1e10:
         raise ConfigError(f"put(delay={delay!r}): seconds, not negative")
     return Due("in", round(delay * 1000)) if delay else NOW
+
+
+class Receipt(str):
+    """The id of an accepted message (it is that text), and what was confirmed of its put.
+
+    ``replicas``: how many replicas had it in memory; ``fsynced``: whether the primary had it on disk; None where
+    the put did not ask.
+    """
+
+    __slots__ = ("fsynced", "replicas")
+    replicas: int | None
+    fsynced: bool | None
+
+    def __new__(cls, id: str, replicas: int | None = None, fsynced: bool | None = None) -> Receipt:
+        made = super().__new__(cls, id)
+        made.replicas, made.fsynced = replicas, fsynced
+        return made
+
+    def __getnewargs__(self) -> tuple[str, int | None, bool | None]:  # type: ignore[override]
+        return str(self), self.replicas, self.fsynced
+
+
+def confirm(replicas: int, fsync: bool, timeout: float) -> Confirm:
+    """What a put waits for; within four fifths of ``timeout`` seconds, so that its answer comes before the end."""
+    if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 0:
+        raise ConfigError(f"put(replicas={replicas!r}): how many replicas have to confirm it, 0 or more")
+    if not isinstance(fsync, bool):
+        raise ConfigError(f"put(fsync={fsync!r}): True or False")
+    if not (replicas or fsync):
+        return NOTHING
+    return Confirm(replicas, fsync, round(timeout * 800))
+
+
+def receipts(ids: list[str], reply: Any, command: Command) -> list[Receipt]:
+    """What the caller of a put gets; OutcomeUnknown if not all that was asked for has been confirmed."""
+    if not isinstance(reply, Confirmed):
+        return [Receipt(id) for id in ids]
+    if missing := reply.shortfall:
+        raise OutcomeUnknown(
+            f"queue {command.queue!r}: put: the primary has it, but {missing} in time, so a failover or a crash "
+            "may lose it. Give this error to queue.repeat() to wait again without a second copy.",
+            ids=[Receipt(id, reply.replicas, reply.fsynced) for id in ids],
+            replay=command,
+        )
+    return [Receipt(id, reply.replicas, reply.fsynced) for id in ids]
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     data = sys.stdin.buffer.read() if args.body == "-" else args.body.encode(errors="surrogateescape")
     body = reader.body(data, "BODY")
     try:
-        ids = [queue.put(body, id=args.id, delay=args.delay, at=at)]
+        ids: list[str] = [queue.put(body, id=args.id, delay=args.delay, at=at)]
     except OutcomeUnknown as error:
         raise _doubtful(args, error) from error
     _print(args, queue, ids)

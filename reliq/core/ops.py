@@ -22,20 +22,75 @@ class Due(NamedTuple):
 NOW = Due()
 
 
+class Confirm(NamedTuple):
+    """What a put waits for beyond the answer of the primary: ``replicas`` that have it in memory, and whether the
+    primary has it on disk. ``ms``: how long, in all."""
+
+    replicas: int = 0
+    fsync: bool = False
+    ms: int = 0
+
+    def commands(self) -> tuple[tuple[Arg, ...], ...]:
+        """Behind the put, on the same connection: they wait for what that connection wrote last."""
+        each = max(1, self.ms // (2 if self.replicas and self.fsync else 1))
+        fsync = (("WAITAOF", 1, 0, each),) if self.fsync else ()
+        return (*fsync, ("WAIT", self.replicas, each)) if self.replicas else fsync
+
+
+NOTHING = Confirm()
+
+
+class Confirmed(NamedTuple):
+    """What was confirmed of a put; None: not asked for. ``error``: why not, if the server says so."""
+
+    wanted: Confirm
+    replicas: int | None
+    fsynced: bool | None
+    error: str
+
+    @property
+    def shortfall(self) -> str:
+        """What is missing, in words; empty if all was confirmed."""
+        parts = []
+        if self.replicas is not None and self.replicas < self.wanted.replicas:
+            parts.append(f"{self.replicas} of {self.wanted.replicas} replicas confirmed it")
+        if self.fsynced is False:
+            parts.append("the primary did not confirm that it is on disk")
+        return " and ".join(parts) + (f" ({self.error})" if parts and self.error else "")
+
+
 def put(
-    keys: Keys, producer: bytes, sequence: int, elements: Sequence[bytes], due: Due = NOW, marker: str = ""
+    keys: Keys,
+    producer: bytes,
+    sequence: int,
+    elements: Sequence[bytes],
+    due: Due = NOW,
+    marker: str = "",
+    confirm: Confirm = NOTHING,
 ) -> Command:
-    """Accept elements. Parses to True (accepted now) or False (this very put was accepted before)."""
+    """Accept elements. Parses to True (accepted now) or False (this very put was accepted before); if there is
+    something to ``confirm``, to Confirmed."""
     names = (keys.ready, keys.producers, keys.later, keys.consumers)
     window = round(defaults.DEDUPE_WINDOW * 1000)
+    after = confirm.commands()
     return Command(
         scripts.put,
         (*names, marker) if marker else names,
         (producer, sequence, due.how, due.ms, window, *elements),
-        lambda reply: reply[0] == 1,
+        (lambda replies: _confirmed(confirm, replies[1:])) if after else (lambda reply: reply[0] == 1),
         idempotent=True,
         queue=keys.queue,
+        after=after,
+        needs=(7, 2) if confirm.fsync else (0, 0),
     )
+
+
+def _confirmed(wanted: Confirm, replies: Sequence[Any]) -> Confirmed:
+    errors = "; ".join(str(reply) for reply in replies if isinstance(reply, Exception))
+    waitaof, wait = (replies[0] if wanted.fsync else None), (replies[-1] if wanted.replicas else None)
+    fsynced = None if waitaof is None else not isinstance(waitaof, Exception) and int(waitaof[0]) >= 1
+    replicas = None if wait is None else 0 if isinstance(wait, Exception) else int(wait)
+    return Confirmed(wanted, replicas, fsynced, errors)
 
 
 def chunks(elements: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
@@ -155,7 +210,7 @@ def scan_lists(keys: Keys, cursor: int) -> Command:
         return int(reply[0]), [n for n in dict.fromkeys(names) if n]
 
     args = (cursor, "MATCH", keys.lists_pattern, "COUNT", 1000)
-    return Command("SCAN", (), args, parse, idempotent=True, queue=keys.queue)
+    return Command("SCAN", (), args, parse, idempotent=True, queue=keys.queue, route=keys.consumers)
 
 
 def register(keys: Keys, codec: str | None, lease: float, max_losses: int) -> Command:

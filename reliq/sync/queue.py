@@ -13,6 +13,7 @@ from reliq.core.codec import Codec
 from reliq.core.flows import Sizes
 from reliq.core.retry import Retry
 from reliq.errors import OutcomeUnknown, PutManyError, Refused, Unavailable
+from reliq.model import Receipt
 from reliq.sync.connection import Links
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 class Queue:
     """A reliable queue on a Redis list. Making one does no I/O; the first operation connects.
 
-    ``url``: redis://, rediss:// or unix://; without one ``$RELIQ_URL``, else a private embedded Redis.
+    ``url``: redis://, rediss:// or unix://; without one ``$RELIQ_URL``, else a private embedded Redis. Of a
+    Cluster one node is enough, or several: redis://h1:7000,h2:7001/0. Behind Sentinels, with the master's name:
+    redis+sentinel://[user:password@]h1:26379,h2:26379/mymaster/0 (the sentinels' own password, if they have one,
+    as ?sentinel_password=…). Both are followed through failovers.
     ``key``: adopt an existing list of this name. ``codec``: "msgpack" (default), "json", "bytes" or an
     object with name, encode, decode; raw elements of foreign producers are read by it, as JSON if none
     is named. ``prefix``: of all keys, default ``$RELIQ_PREFIX`` or ``reliq``. ``lease``, ``block``,
@@ -62,7 +66,9 @@ class Queue:
 
     def _open(self, url: str | None) -> None:
         self.url = url
-        self.links = Links(lambda: embedded.url_or_embedded(url), timeout=self.options.timeout)
+        self.links = Links(
+            lambda: embedded.url_or_embedded(url), timeout=self.options.timeout, keys=self.options.keys
+        )
         self._producers = model.Producers()
         self._registered = False
 
@@ -91,39 +97,54 @@ class Queue:
         id: str | None = None,
         delay: float | None = None,
         at: datetime | None = None,
-    ) -> str:
-        """Accept one message; returns its id (32 hex digits). One round trip.
+        replicas: int = 0,
+        fsync: bool = False,
+    ) -> Receipt:
+        """Accept one message; returns its id (32 hex digits; a str that is a Receipt). One round trip.
 
         ``delay`` seconds or an aware datetime ``at`` say when it becomes ready, by the server's clock.
         ``id``: a text of your own; the same id within an hour adds no second copy, from any process.
+        ``replicas``: so many replicas have to confirm it (WAIT); ``fsync``: the primary has to have it on disk
+        (WAITAOF, Redis 7.2 or later); what was confirmed stands in the receipt, a shortfall is OutcomeUnknown.
         Raises Refused (QueueFull, Unavailable, …: it is not in), or OutcomeUnknown (it may be; the error
         can be given to ``repeat``), BodyError, ConfigError.
         """
         mid, element = self.options.element(body, id)
-        self._send([mid], [element], model.due(delay, at), self.options.marker(id))
-        return mid
+        confirm = model.confirm(replicas, fsync, self.options.timeout)
+        [receipt] = self._send([mid], [element], model.due(delay, at), self.options.marker(id), confirm)
+        return receipt
 
     def put_many(
-        self, bodies: Iterable[Any], *, delay: float | None = None, at: datetime | None = None
+        self,
+        bodies: Iterable[Any],
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        replicas: int = 0,
+        fsync: bool = False,
     ) -> list[str]:
-        """Accept many messages, in order; returns their ids. One round trip per 1,000 or 256 kB.
+        """Accept many messages, in order; returns their ids. One round trip per 1,000 or 256 kB, each confirmed
+        as ``replicas`` and ``fsync`` say. The ids are receipts, as that of ``put``.
 
         Raises PutManyError, which lists what was accepted, refused and unknown, if it goes through in part.
         """
-        due = model.due(delay, at)
+        due, confirm = model.due(delay, at), model.confirm(replicas, fsync, self.options.timeout)
+        receipts: list[str] = []
         pairs = [self.options.element(body, None) for body in bodies]
         ids = [mid for mid, _ in pairs]
         done = 0
         for chunk in ops.chunks([element for _, element in pairs]):
             part = ids[done : done + len(chunk)]
             try:
-                self._send(part, chunk, due, "")
+                receipts += self._send(part, chunk, due, "", confirm)
             except (Refused, OutcomeUnknown) as error:
                 raise model.partly(error, ids, done, len(part)) from error
             done += len(chunk)
-        return ids
+        return receipts
 
-    def _send(self, ids: list[str], elements: Any, due: ops.Due, marker: str) -> None:
+    def _send(
+        self, ids: list[str], elements: Any, due: ops.Due, marker: str, confirm: ops.Confirm
+    ) -> list[Receipt]:
         if not self._registered:
             try:
                 self.links.insist(self.options.registration())
@@ -131,24 +152,28 @@ class Queue:
                 raise Unavailable(f"{error} Nothing was put: put again.") from error
             self._registered = True
         producer = self._producers.take()
-        command = ops.put(self.options.keys, producer.name, producer.next(), elements, due, marker)
+        keys, sequence = self.options.keys, producer.next()
+        command = ops.put(keys, producer.name, sequence, elements, due, marker, confirm)
         try:
-            self.links.insist(command)
+            reply = self.links.insist(command)
         except Refused:
             self._producers.give_back(producer)
             raise
         except OutcomeUnknown as error:  # its series is frozen: the producer is not given back
             raise model.unknown_put(error, ids, command) from error
+        receipts = model.receipts(ids, reply, command)  # a shortfall freezes the series too
         self._producers.give_back(producer)
+        return receipts
 
     def repeat(self, error: OutcomeUnknown | PutManyError) -> list[str]:
-        """Send a put of unknown outcome once more; the server keeps one copy. Returns its ids."""
+        """Send a put of unknown outcome once more; the server keeps one copy. Returns its ids. It waits for the
+        same ``replicas`` and ``fsync`` again."""
         replay, ids = model.replay_of(error)
         try:
-            self.links.insist(replay)
+            reply = self.links.insist(replay)
         except OutcomeUnknown as again:
             raise OutcomeUnknown(str(again), ids=ids, replay=replay) from again
-        return ids
+        return [*model.receipts(ids, reply, replay)]
 
     # -- consume ----------------------------------------------------------------------------------------
 

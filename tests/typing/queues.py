@@ -9,16 +9,19 @@ from typing_extensions import assert_type
 import reliq
 from reliq import aio
 from reliq.core.flows import Sizes
+from reliq.model import Receipt
 
 AT = datetime(2030, 1, 31, tzinfo=timezone.utc)
 
 
 def sync(q: reliq.Queue) -> None:
-    assert_type(q.put({"to": "ada"}), str)
-    assert_type(q.put(b"raw", id="order-1", delay=1.5), str)
-    assert_type(q.put(None, at=AT), str)
+    assert_type(q.put({"to": "ada"}), Receipt)
+    assert_type(q.put(b"raw", id="order-1", delay=1.5), Receipt)
+    assert_type(q.put(None, at=AT), Receipt)
     assert_type(q.put_many([1, 2], delay=3), list[str])
     assert_type(q.put_many(range(3), at=AT), list[str])
+    assert_type(q.put(1, replicas=1, fsync=True).replicas, int | None)
+    assert_type(q.put(1, fsync=True).fsynced, bool | None)
     assert_type(q.size(), Sizes)
     assert_type(q.ping(), str)
     q.put({"to": "ada"}, "id")  # type: ignore[call-arg]
@@ -36,9 +39,9 @@ def sync(q: reliq.Queue) -> None:
 
 
 async def asynchronous(q: aio.Queue) -> None:
-    assert_type(await q.put({"to": "ada"}), str)
-    assert_type(await q.put(b"raw", id="order-1", delay=1.5), str)
-    assert_type(await q.put(None, at=AT), str)
+    assert_type(await q.put({"to": "ada"}), Receipt)
+    assert_type(await q.put(b"raw", id="order-1", delay=1.5), Receipt)
+    assert_type(await q.put(None, at=AT), Receipt)
     assert_type(await q.put_many([1, 2], delay=3), list[str])
     assert_type(await q.size(), Sizes)
     assert_type(await q.ping(), str)

@@ -1,7 +1,8 @@
 -- put: accept new messages, into ready or into later.
 --
 -- Guarantee: a repeat with the same producer and sequence adds nothing (I7), and with an explicit id the
---   marker does the same for anybody. Refused under out-of-memory before anything is written.
+--   marker does the same for anybody. Refused under out-of-memory before anything is written. A repeat changes
+--   nothing, but it is a write (of what stands there), so that a WAIT behind it waits for the first time too.
 -- KEYS  1 ready  2 producers (HASH producer -> "sequence:ms")  3 later  4 consumers  5 marker (optional)
 -- ARGV  1 producer  2 sequence  3 'ready' | 'in' | 'at'  4 ms of delay, or Unix ms  5 dedupe window, ms
 --       6.. elements, the first put first
@@ -10,15 +11,21 @@
 local seen = redis.call('HGET', KEYS[2], ARGV[1])
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-if seen and tonumber(ARGV[2]) <= tonumber(string.match(seen, '^%d+')) then
+local mark = KEYS[5] and redis.call('GET', KEYS[5])
+local repeated = seen and tonumber(ARGV[2]) <= tonumber(string.match(seen, '^%d+'))
+if repeated or mark then
+  redis.call('HDEL', KEYS[2], '') -- allowed when out of memory; so is what follows
+  if repeated then
+    redis.call('HSET', KEYS[2], ARGV[1], seen)
+  else
+    redis.call('SET', KEYS[5], mark, 'KEEPTTL')
+  end
   return {0, now}
 end
 if ARGV[3] == 'ready' then
   if KEYS[5] then
     redis.call('LLEN', KEYS[1]) -- of the wrong type? then fail before the first write
-    if not redis.call('SET', KEYS[5], '1', 'NX', 'PX', ARGV[5]) then
-      return {0, now}
-    end
+    redis.call('SET', KEYS[5], '1', 'PX', ARGV[5])
   end
   redis.call('LPUSH', KEYS[1], unpack(ARGV, 6))
 else
@@ -29,8 +36,8 @@ else
   local idle = redis.call('LLEN', KEYS[1]) == 0
   local head = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
   local live = redis.call('ZCOUNT', KEYS[4], now, '+inf') -- before the first write: it may fail
-  if KEYS[5] and not redis.call('SET', KEYS[5], '1', 'NX', 'PX', ARGV[5]) then
-    return {0, now}
+  if KEYS[5] then
+    redis.call('SET', KEYS[5], '1', 'PX', ARGV[5])
   end
   for i = 6, #ARGV do
     redis.call('ZADD', KEYS[3], due, ARGV[i])
