@@ -9,6 +9,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Final
 
+from reliq import defaults
 from reliq.core.consumer import RELEASE, Answer, ConsumerState, Message, Settle
 from reliq.core.flows import ReapReport
 from reliq.errors import ConfigError, ConsumerClosed, OutcomeUnknown
@@ -58,7 +59,7 @@ class Claiming:
         self._due_in = answer.due_in
         self._duty = max(self._duty, answer.sweep)
         now = clock()
-        if now - self._noted_at > self.state.lease * 2 / 3:
+        if now - self._noted_at > self.state.lease / defaults.CUT_OFF_SHARE:
             self._hold_until = now + self.state.lease
         self._noted_at = now
 

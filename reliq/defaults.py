@@ -19,6 +19,11 @@ BLOCK: Final = 5.0
 TIMEOUT: Final = 5.0
 CONNECT_TIMEOUT: Final = 2.0
 RENEW_SHARE: Final = 3
+#: An outage does not end the lease of anybody who lives: who notices a silence of this share of the lease reaps
+#: nothing for one lease; a shorter one, after a renewal that is a third old (RENEW_SHARE), and then the longest
+#: pause between two tries (BACKOFF_SHARE), leave some of it: 1/3 + 1/2 + 1/8 < 1.
+CUT_OFF_SHARE: Final = 2
+BACKOFF_SHARE: Final = 8
 CONCURRENCY: Final = 8
 PREFETCH_WINDOW: Final = 0.02
 PREFETCH_MOST: Final = 1000

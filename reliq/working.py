@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, TypeVar
 
+from reliq import defaults
 from reliq.ack import Handler
 from reliq.core.consumer import Answer, ConsumerState, Message, Settle
 from reliq.core.pace import Pace
@@ -72,7 +73,7 @@ class Stationed:
         """Redis does not answer: the next trip after a pause; never so long that it costs the lease when Redis
         is back (nobody is reaped before it has been up for one lease)."""
         self._failures += 1
-        self._again_at = clock() + backoff(self._failures, most=min(5.0, self.options.lease / 4))
+        self._again_at = clock() + backoff(self._failures, most=self.options.lease / defaults.BACKOFF_SHARE)
 
     def noted(self, answer: Answer, want: int) -> float | None:
         """Remember what a trip that asked for ``want`` says about the next one. Returns for how many seconds
@@ -200,7 +201,7 @@ class Working(Generic[S]):
         offset = server_ms / 1000 - now
         jumped = self._server_clock is not None and abs(offset - self._server_clock) > lease / 2
         self._server_clock = offset
-        return jumped or now - before > lease * 2 / 3
+        return jumped or now - before > lease / defaults.CUT_OFF_SHARE
 
     def is_empty(self) -> bool:
         """Whether ``until_empty`` may end: nothing in hand, and every queue has said that nothing is ready."""

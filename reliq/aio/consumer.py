@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from reliq import defaults
 from reliq.aio.engine import Engine
 from reliq.aio.lease import Lease
 from reliq.aio.reaper import Reaper
@@ -89,7 +90,7 @@ class Consumer(Claiming):
             self._noted(await self._engine.trip(want))
         except (Unavailable, OutcomeUnknown):
             self._failures += 1
-            await asyncio.sleep(backoff(self._failures, most=min(5.0, self._options.lease / 4)))
+            await asyncio.sleep(backoff(self._failures, most=self._options.lease / defaults.BACKOFF_SHARE))
         except asyncio.CancelledError:
             self._poke()  # it may have claimed: the keeper repeats it and learns what
             raise

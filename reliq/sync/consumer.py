@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from reliq import defaults
 from reliq.claiming import Claiming
 from reliq.core.consumer import Settle
 from reliq.core.retry import backoff
@@ -82,7 +83,7 @@ class Consumer(Claiming):
             self._noted(self._engine.trip(want))
         except (Unavailable, OutcomeUnknown):
             self._failures += 1
-            self._closing.wait(backoff(self._failures, most=min(5.0, self._options.lease / 4)))
+            self._closing.wait(backoff(self._failures, most=self._options.lease / defaults.BACKOFF_SHARE))
 
     def _wait(self, left: float | None) -> None:
         """Sleep in BLMOVE until there may be something. One thread rings, the others wait for their turn."""
