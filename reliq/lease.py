@@ -11,7 +11,7 @@ from reliq import context
 from reliq.core import envelope as env
 from reliq.core.consumer import ConsumerState, Message, Settle
 from reliq.core.retry import Retry
-from reliq.core.verdict import describe, judge
+from reliq.core.verdict import describe, judge, judge_anyway
 from reliq.errors import LeaseLost
 from reliq.logging import log
 
@@ -20,9 +20,16 @@ def settle_for(
     state: ConsumerState, message: Message, retry: Retry, error: BaseException | None, trace: str | None = None
 ) -> Settle:
     """The settle for a handler's outcome, by the policy: whatever it raised is a failed attempt."""
-    if trace is None:
-        trace = "" if error is None else "".join(traceback.format_exception(error))
-    return judge(state, message, error, retry, age_of(message), trace)
+    try:
+        if trace is None:
+            trace = "" if error is None else "".join(traceback.format_exception(error))
+        return judge(state, message, error, retry, age_of(message), trace)
+    except Exception as failure:  # noqa: BLE001 - nothing may keep a message from being settled
+        text = describe(failure)
+        if error is not None:
+            text = f"{describe(error)} (and to settle that raised {text})"
+        log.exception("message %s is settled by the default policy: %s", message.envelope.id.hex(), text)
+        return judge_anyway(state, message, text)
 
 
 def fate(settle: Settle) -> str:

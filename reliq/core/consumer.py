@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import Any, Final, NamedTuple
 
 from reliq import defaults
@@ -119,10 +120,12 @@ class ConsumerState:
         self._mode = "alone"
         self._suspects: set[bytes] = set()
         self._suspect_at = 0.0
+        self._held_back = False
         self._recent: dict[bytes, Remembered] = {}
         self._older: dict[bytes, Remembered] = {}
         self._ghosts: dict[bytes, Remembered] = {}
         self._recent_bytes = 0
+        self._notes = count(1)
 
     # -- the trip ---------------------------------------------------------------------------------------
 
@@ -132,7 +135,9 @@ class ConsumerState:
             self._trip += 1
             self._sent = self._take_finished()
             self._mode = self._suspects_mode(now)
-            self._outstanding = self._build(self._free(want, now))
+            free = self._free(want, now)
+            self._held_back = free < want
+            self._outstanding = self._build(free)
         return self._outstanding
 
     def _free(self, want: int, now: float) -> int:
@@ -179,7 +184,8 @@ class ConsumerState:
             self.name,
             self._trip,
             round(self.lease * 1000),
-            self._epoch,
+            # Another connection may reach a server that was rolled back: then the whole list is asked for.
+            b"" if self._announce else self._epoch,
             len(self.held) + sum(map(len, self._twins.values())),
             min(want, defaults.SCRIPT_ELEMENTS),
             self._mode,
@@ -314,7 +320,8 @@ class ConsumerState:
         self.finished.append(Settle(BURY, message, env.join_note(note, element), error.code))
 
     def _note_suspects(self, waiting: bool, others: int, now: float) -> None:
-        self.suspects_wait = waiting
+        # What waits behind a suspect in our hands would ring the bell, again and again.
+        self.suspects_wait = waiting or self._held_back
         if not waiting or not self.held:
             self._suspects_since = None
         elif self._suspects_since is None:
@@ -377,7 +384,7 @@ class ConsumerState:
 
     def retry(self, message: Message, delay: float, error: str) -> Settle:
         """Failed: come back in ``delay`` seconds, with the last failure written into the message."""
-        meta = {**message.envelope.meta, "e": error[:200]}
+        meta = {**message.envelope.meta, "e": env.storable(error[:200])}
         return Settle(RETRY, message, env.bump(message.envelope, failed=1, meta=meta), round(delay * 1000))
 
     def release(self, message: Message, *, handled: bool = False) -> Settle:
@@ -392,11 +399,13 @@ class ConsumerState:
         """Dead-letter it, with what is known about why."""
         note = self.death_note(message, cause, error, traceback)
         back = env.join_note(note, env.bump(message.envelope, failed=failed))
-        return Settle(BURY, message, back, cause)
+        return Settle(BURY, message, back, note["cause"])
 
     def death_note(self, message: Message, cause: str, error: str, traceback: str = "") -> env.Meta:
         """What ``dead`` keeps beside the element; ``at`` is the score of the member, server ms."""
-        note = {"id": message.envelope.id.hex(), "cause": cause, "worker": self.name, "error": error[:500]}
+        id, error = message.envelope.id.hex(), env.storable(error[:500])
+        note: env.Meta = {"id": id, "cause": env.storable(str(cause)), "worker": self.name, "error": error}
+        note["n"] = next(self._notes)  # equal members of a sorted set are one, equal messages are several
         if traceback:
-            note["traceback"] = traceback[-defaults.TRACEBACK :]
+            note["traceback"] = env.storable(traceback[-defaults.TRACEBACK :])
         return note

@@ -226,6 +226,11 @@ def put_ms(envelope: Envelope) -> int | None:
     return made if isinstance(made, int) else id_ms(envelope.id)
 
 
+def storable(text: str) -> str:
+    """The text as UTF-8 can carry it: names of files and the like may hold half a surrogate pair."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def preview(data: bytes, limit: int = 40) -> str:
     """A short printable form of arbitrary bytes, for messages."""
     shown = repr(bytes(data[:limit]))[1:]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from reliq import defaults
-from reliq.core.consumer import ConsumerState, Message, Settle
+from reliq.core import envelope as env
+from reliq.core.consumer import RETRY, ConsumerState, Message, Settle
 from reliq.core.retry import Retry
 from reliq.errors import Bury, DecodeError, Release, RetryAfter
 
@@ -21,7 +22,7 @@ def judge(
     if isinstance(error, Release):
         return state.release_later(message, defaults.RELEASE_DELAY)
     if isinstance(error, Bury):
-        return state.bury(message, "BURIED", str(error) or "buried by its handler", trace, failed=1)
+        return state.bury(message, "BURIED", _text(error) or "buried by its handler", trace, failed=1)
     if isinstance(error, DecodeError):
         return state.bury(message, error.code, text, trace, failed=1)
     try:
@@ -40,6 +41,22 @@ def _by_default(message: Message, error: BaseException, age: float) -> float | N
     return Retry().next_delay(message.envelope.attempt, error, age)
 
 
+def judge_anyway(state: ConsumerState, message: Message, text: str) -> Settle:
+    """The settle if ``judge`` itself fails, on RetryAfter("5") for example: by the default policy. A message
+    without a settle would stay in the hands of a worker that renews its lease for ever."""
+    delay = Retry().next_delay(message.envelope.attempt, RuntimeError(text), 0.0)
+    if delay is None:
+        return state.bury(message, "ATTEMPTS", text, failed=1)
+    return Settle(RETRY, message, env.bump(message.envelope, failed=1), round(delay * 1000))
+
+
 def describe(error: BaseException) -> str:
     """``ValueError: no such address``, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    return " ".join(f"{type(error).__name__}: {_text(error)}".split())[:500]
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as failure:  # noqa: BLE001 - its class is the user's own
+        return f"({type(failure).__name__} from its __str__)"

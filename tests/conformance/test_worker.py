@@ -11,10 +11,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgpack
 import pytest
+import redis as redis_py
 
 import reliq
 import reliq.aio
+from reliq.core import envelope as env
 from reliq.errors import ConfigError
 from tests.conformance.shell import Shell, until
 from tests.servers import RedisServer
@@ -83,6 +86,81 @@ async def test_whatever_a_handler_raises_is_a_failed_attempt(sh: Shell, kind: st
         assert await until(lambda: len(attempts) == 4, seconds=10)
     assert sorted(attempts) == [("bad", 1), ("bad", 2), ("bad", 3), ("good", 1)]
     assert (await sh(queue.size())).dead == 1
+
+
+class _NoText(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("it has none")
+
+
+def _no_policy(state: Any) -> float:
+    raise ValueError("a policy with a mistake")
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("error", "policy"),
+    [
+        (_NoText(), QUICK),
+        (ValueError("caf\udce9.txt"), reliq.Retry(attempts=1)),
+        (ValueError("caf\udce9.txt"), QUICK),
+        (reliq.Bury("\udce9"), QUICK),
+        (reliq.RetryAfter("5"), QUICK),  # type: ignore[arg-type]
+        (reliq.RetryAfter(float("inf")), QUICK),
+        (ValueError("no"), reliq.Retry(wait=_no_policy)),
+    ],
+)
+async def test_a_failure_that_cannot_be_judged_is_settled_all_the_same(
+    sh: Shell, kind: str, error: Exception, policy: reliq.Retry
+) -> None:
+    """No text and no policy may end a handler's thread: its message would stay in hand for ever."""
+    q = sh.queue()
+
+    def fail(body: Any, lease: Any) -> None:
+        if body == 1 and lease.attempt == 1:
+            raise error
+
+    await sh(q.put_many([1, 2]))
+    async with at_work(sh, sh.Worker(make(q, kind, fail, retry=policy), concurrency=1, signals=False)):
+        sizes = []
+        for _ in range(200):
+            sizes = await sh(q.size())
+            if sizes.ready + sizes.doing == 0:
+                break
+            await asyncio.sleep(0.02)
+        assert sizes.ready + sizes.doing == 0
+
+
+@KINDS
+async def test_a_suspect_at_work_makes_no_hot_loop(sh: Shell, redis: redis_py.Redis, kind: str) -> None:
+    """Nothing runs beside a message that a worker has died with; what waits must not ring the bell."""
+    q, release = sh.queue(), threading.Event()
+
+    def handle(body: Any, lease: Any) -> None:
+        if body == 0 and kind == "plain":
+            release.wait(10)
+
+    async def coroutine(body: Any, lease: Any) -> None:
+        if body == 0:
+            await asyncio.to_thread(release.wait, 10)
+
+    handler = make(q, kind, handle) if kind == "plain" else q.ack(coroutine)
+    id = env.uuid7(1_700_000_000_000, bytes(10))
+    redis.lpush(q.options.keys.ready, env.pack(id, msgpack.packb(0), returns=1, lost=1))
+    await sh(q.put_many([1, 2]))
+    async with at_work(sh, sh.Worker(handler, concurrency=4, signals=False)):
+        try:
+            await asyncio.sleep(0.5)
+            before = redis.info("commandstats")["cmdstat_evalsha"]["calls"]
+            await asyncio.sleep(1)
+            assert redis.info("commandstats")["cmdstat_evalsha"]["calls"] - before < 20
+        finally:
+            release.set()
+        for _ in range(200):
+            if (await sh(q.size())) == (0, 0, 0, 0):
+                break
+            await asyncio.sleep(0.02)
+        assert (await sh(q.size())) == (0, 0, 0, 0)
 
 
 @KINDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -330,6 +331,16 @@ def test_suspect_comes_alone(pair: Pair) -> None:
     assert bodies(third.messages) == [3]
 
 
+def test_what_is_held_back_by_a_suspect_is_not_waited_for(pair: Pair) -> None:
+    """While a suspect in hand keeps it from claiming, the bell would ring again and again for what waits."""
+    pair.server.put(suspect(1), element(2))
+    [one] = pair.trip(3).messages
+    assert pair.trip(3).messages == []
+    assert pair.state.suspects_wait
+    assert bodies(pair.trip(3, pair.state.ack(one)).messages) == [2]
+    assert not pair.state.suspects_wait
+
+
 def test_suspect_is_left_to_others(pair: Pair) -> None:
     """Hands that stay full for longer than the patience pass over suspects, and keep the order of the rest."""
     pair.server.consumers["b"] = pair.server.now + 60_000
@@ -425,8 +436,6 @@ def rolled_back(pair: Pair, before: Model) -> None:
 @pytest.mark.parametrize("verb", ["ack", "retry", "bury", "release"])
 def test_settles_survive_a_rollback(pair: Pair, verb: str) -> None:
     """A server that forgot a settle is told again, with the same bytes; the handler does not run twice."""
-    import copy
-
     pair.state.reconnected("first")
     pair.server.put(element(1))
     [message] = pair.trip(1).messages
@@ -514,3 +523,28 @@ def test_settles_without_messages_in_hand(pair: Pair) -> None:
     [message] = pair.trip(1).messages
     answer = pair.trip(0, pair.state.ack(message), pair.state.ack(message))
     assert [(s.verb, s.accepted) for s in answer.settled] == [(ACK, True), (ACK, False)]
+
+
+def test_another_server_is_asked_for_the_whole_list(pair: Pair) -> None:
+    """A rollback may leave as many in the list as are in hand, under the same epoch, but not the same ones."""
+    pair.server.put(element(1), element(2))
+    [one] = pair.trip(1).messages
+    before = copy.deepcopy(pair.server)
+    pair.state.reconnected("first")
+    [two] = pair.trip(1, pair.state.ack(one)).messages
+    pair.server = before
+    pair.state.reconnected("second")
+    answer = pair.trip(0)
+    assert answer.lost == [two]
+    pair.trip(0)  # what was acked before is acked again
+    assert pair.doing == []
+    assert bodies(pair.trip(1).messages) == [2]
+
+
+def test_equal_unreadable_messages_are_several_dead_letters(pair: Pair) -> None:
+    """Equal members of a sorted set would be one."""
+    bad = env.pack(bytes(16), b"\xc1")
+    pair.server.put(bad, bad, bad)
+    pair.trip(3)
+    pair.trip(0)
+    assert len(pair.server.dead) == 3

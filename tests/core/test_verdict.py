@@ -55,6 +55,7 @@ def test_last_attempt_is_buried() -> None:
     assert after(found).failed == 3
     assert note(found) == {
         "id": "00" * 16, "cause": "ATTEMPTS", "worker": "a", "error": "ValueError: no", "traceback": "Traceback…",
+        "n": 1,
     }  # fmt: skip
 
 
