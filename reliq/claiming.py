@@ -128,12 +128,14 @@ class Claiming:
         return (self._busy and now - answered_at > _SILENCE) or self.state.renew_in(now) <= 0
 
     def _takes_duty(self) -> int:
-        """What the server has asked this consumer to reap, see Reaper.on_duty. Nothing after we were cut off:
-        then others may not have been able to renew either, for one lease."""
-        duty, self._duty = self._duty, 0
-        return duty if clock() > self._hold_until else 0
+        """What the server has asked this consumer to reap, see Reaper.on_duty; it stands until it is done. Not
+        yet after we were cut off: then others may not have been able to renew either, for one lease."""
+        return self._duty if clock() > self._hold_until else 0
 
     def _reaped(self, report: ReapReport) -> None:
+        self._duty = 0
+        if report.waiting:  # the server would ask for them only half a minute later
+            self._duty, self._hold_until = 2, clock() + self.state.lease
         if report.returned or report.buried or report.errors:
             log.warning("reaped: %s", report)
 

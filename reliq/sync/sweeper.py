@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from reliq.errors import ReliqError
 from reliq.logging import log
@@ -15,7 +15,9 @@ from reliq.sync.reaper import Reaper
 class Sweeper:
     """Reaps a queue when a trip says that leases have ended, and now and then looks for stray lists.
 
-    After an outage of ours nobody could renew, so nothing is reaped by lease for one lease (DESIGN 9.10).
+    After an outage of ours nobody could renew, so nothing is reaped by lease for one lease (DESIGN 9.10). A
+    pass that could not be made then, or left somebody waiting, is made later by itself: the server would ask
+    for it only half a minute later.
     """
 
     def __init__(self, queues: list[Queue]) -> None:
@@ -34,17 +36,32 @@ class Sweeper:
         self._hold_until = clock() + seconds
 
     def _run(self) -> None:
-        while (order := self._orders.get()) is not None:
-            if clock() < self._hold_until:
-                continue
+        owed: dict[Queue, float] = {}  # a full pass, and when
+        while (order := self._next(owed)) is not None:
             queue, duty = order
+            if clock() < self._hold_until:
+                owed[queue] = self._hold_until
+                continue
+            owed.pop(queue, None)
             try:
                 report = self._reaper.on_duty(queue, duty)
-            except ReliqError as error:  # whoever has the duty next second tries again
+            except ReliqError as error:
+                owed[queue] = clock() + 1.0
                 log.debug("queue %r: sweep: %s", queue.name, error)
             else:
+                if report.waiting:
+                    owed[queue] = clock() + queue.options.lease
                 if report.returned or report.buried or report.errors:
                     log.warning("reaped: %s", report)
+
+    def _next(self, owed: dict[Queue, float]) -> tuple[Queue, int] | None:
+        if not owed:
+            return self._orders.get()
+        first = min(owed, key=lambda queue: owed[queue])
+        try:
+            return self._orders.get(timeout=max(0.0, owed[first] - clock()))
+        except Empty:
+            return first, 2
 
     def stop(self) -> None:
         """End after the pass under way."""

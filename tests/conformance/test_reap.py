@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 import redis as redis_py
 
 from reliq.core import envelope as env
@@ -180,6 +181,31 @@ async def test_pulling_consumers_reap_without_a_reaper(sh: Shell, redis: redis_p
         (lease,) = await sh(c.claim(timeout=8))
         assert (lease.body, lease.deliveries) == ("orphan", 2)
         await sh(lease.ack())
+
+
+@pytest.mark.parametrize("kind", ["consumer", "worker"])
+async def test_who_died_long_before_the_server_started_waits_no_longer_than_a_lease(
+    sh: Shell, redis: redis_py.Redis, kind: str
+) -> None:
+    """The pass that the server asks for when a consumer or a worker begins comes too soon after the server's own
+    start; it is made again a lease later, not only half a minute later."""
+    q = sh.queue(lease=1.0)
+    await sh(q.put("orphan"))
+    await die(sh, redis, q, 1)
+    redis.hdel(q.options.keys.stats, "server", "server_since", "sweep_at", "full_sweep_at")
+    seen: list[Any] = []
+    if kind == "consumer":
+        async with sh.open(q.consumer()) as c:
+            for lease in await sh(c.claim(timeout=5)):
+                seen.append(lease.body)
+                await sh(lease.ack())
+    else:
+        worker = sh.Worker(q.ack(seen.append), signals=False)
+        task = sh.start(worker.run)
+        await until(lambda: seen, seconds=5)
+        worker.stop()
+        await task
+    assert seen == ["orphan"]
 
 
 async def test_expired_but_living_consumer_goes_on(sh: Shell, redis: redis_py.Redis) -> None:
