@@ -61,13 +61,15 @@ class Running(Generic[S]):
 class Executor(Generic[S]):
     """The jobs that wait, the slots, and what is done before and after a handler."""
 
-    def __init__(self, pace: Pace, defer: Callable[[Job[S]], None], board: Board | None = None) -> None:
+    def __init__(
+        self, pace: Pace, defer: Callable[[Job[S]], None], board: Board | None = None, first_slot: int = 0
+    ) -> None:
         self.pace = pace
         self.waiting: deque[Job[S]] = deque()
         self.running: dict[int, Running[S]] = {}
         self._defer = defer
         self._board = board
-        self._slots = deque(range(pace.concurrency))
+        self._slots = deque(range(first_slot, first_slot + pace.concurrency))
 
     def take_waiting(self) -> list[Job[S]]:
         """The jobs that no handler has seen; they are not run any more."""
@@ -238,8 +240,9 @@ class CoroutineExecutor(Executor[S]):
         defer: Callable[[Job[S]], None],
         settler: Callable[[S], Any],
         board: Board | None = None,
+        first_slot: int = 0,
     ) -> None:
-        super().__init__(pace, defer, board)
+        super().__init__(pace, defer, board, first_slot)
         self._settler = settler
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -165,7 +165,10 @@ class Working(Generic[S]):
     def ready_jobs(self, fresh: list[Job[S]]) -> list[Job[S]]:
         """What may start now, in order: deferred ones whose lease is certain again, then fresh ones. With
         several queues, a suspect waits here until nothing else is in hand in this process, or a lease."""
-        jobs = [self._deferred.popleft() for _ in range(len(self._deferred))] + fresh
+        now = clock()
+        deferred = [self._deferred.popleft() for _ in range(len(self._deferred))]
+        self._deferred.extend(j for j in deferred if not j.message.lost and not j.station.state.fresh(now))
+        jobs = [job for job in deferred if job.station.state.fresh(now)] + fresh
         if len(self.stations) > 1:
             self._suspects.extend(job for job in jobs if job.message.suspect)
             jobs = [job for job in jobs if not job.message.suspect]

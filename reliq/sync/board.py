@@ -12,8 +12,7 @@ import struct
 from typing import Final, NamedTuple
 
 _STATION: Final = struct.Struct("=128sQd")  # consumer name, client id of its bell, last confirmed trip
-_SLOT: Final = struct.Struct("=BB16sdd")  # used, station, message id, started, timeout (0: none)
-_MAX_STATIONS: Final = 64
+_SLOT: Final = struct.Struct("=BH16sdd")  # used, station, message id, started, timeout (0: none)
 
 
 class StationView(NamedTuple):
@@ -36,10 +35,11 @@ class SlotView(NamedTuple):
 class Board:
     """Anonymous shared memory; made before the fork. Times are those of ``model.clock``."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, stations: int) -> None:
         self._slots = slots
-        self._memory = mmap.mmap(-1, _MAX_STATIONS * _STATION.size + slots * _SLOT.size)
-        self._base = _MAX_STATIONS * _STATION.size
+        self._stations = stations
+        self._base = stations * _STATION.size
+        self._memory = mmap.mmap(-1, self._base + slots * _SLOT.size)
 
     def clear(self) -> None:
         """Start anew for the next process."""
@@ -58,7 +58,7 @@ class Board:
     def stations(self) -> dict[int, StationView]:
         """The names under which the process claims, by the number of the queue."""
         found = {}
-        for i in range(_MAX_STATIONS):
+        for i in range(self._stations):
             name, bell_id, confirmed_at = _STATION.unpack_from(self._memory, i * _STATION.size)
             if name := name.rstrip(b"\0"):
                 found[i] = StationView(name.decode(), bell_id, confirmed_at)

@@ -17,7 +17,8 @@ class AsyncExecutor(CoroutineExecutor[Station]):
     """An event loop in one thread, on which up to ``concurrency`` coroutine handlers run at once."""
 
     def __init__(self, pace: Pace, defer: Callable[[Job[Station]], None], board: Board | None) -> None:
-        super().__init__(pace, defer, _AsyncSettler, board)
+        # On the board its slots stand behind those of the threads, which may run handlers beside it.
+        super().__init__(pace, defer, _AsyncSettler, board, pace.concurrency)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="reliq-asyncio", daemon=True)
         self._thread.start()

@@ -8,6 +8,7 @@ Nothing waits for a batch to fill: a batch is what gathered while the last trip 
 from __future__ import annotations
 
 import threading
+import time
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -74,7 +75,10 @@ class Loop(Working[Station]):
         for index, (handler, queue) in enumerate(self._handlers):
             if handler.is_async not in self._executors:
                 self._executors[handler.is_async] = self._executor(handler.is_async)
-            self.stations.append(Station(index, handler, queue, self.who, self.wake))
+            station = Station(index, handler, queue, self.who, self.wake)
+            if self._board is not None:  # before its first trip, which may claim already
+                self._board.show_station(index, station.state.name, 0, clock())
+            self.stations.append(station)
         self._sweeper = Sweeper([queue for _, queue in self._handlers])
         names = ", ".join(handler.name for handler, _ in self._handlers)
         log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)
@@ -208,15 +212,17 @@ class Loop(Working[Station]):
 
     def _close(self) -> bool:
         """Give back what is still held, in order, and say goodbye. True if no handler is stuck."""
-        self._give_back_waiting()
-        running = [r for e in self._executors.values() for r in list(e.running.values())]
-        tell_unfinished(r.job.message for r in running if not r.failed)
-        clean = not running
-        for station in self.stations:
-            station.give_back_all()
-            self._flush(station)
-            if station.close() and self._board is not None:
-                self._board.hide_station(station.index)
+        with self._turning:  # whatever ends the loop: no handler's thread makes a trip of its own any more
+            self.begin_to_leave(clock())
+            self._give_back_waiting()
+            running = [r for e in self._executors.values() for r in list(e.running.values())]
+            tell_unfinished(r.job.message for r in running if not r.failed)
+            clean = not running
+            for station in self.stations:
+                station.give_back_all()
+                self._flush(station)
+                if station.close() and self._board is not None:
+                    self._board.hide_station(station.index)
         for executor in self._executors.values():
             executor.close()
         if self._sweeper is not None:
@@ -235,3 +241,4 @@ class Loop(Working[Station]):
                 if clock() > deadline:
                     log.error("queue %r: not everything could be given back: %s", station.queue.name, error)
                     return
+                time.sleep(0.05)

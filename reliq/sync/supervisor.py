@@ -21,9 +21,9 @@ from reliq.core.retry import backoff
 from reliq.errors import ConfigError, ReliqError
 from reliq.logging import log
 from reliq.model import clock
-from reliq.sync.board import Board, StationView
+from reliq.sync.board import Board, SlotView, StationView
 from reliq.sync.loop import Handlers, Loop
-from reliq.sync.worker import exit_child
+from reliq.sync.worker import exit_child, flush_output
 
 #: A child that ends with this status wants to be replaced: a handler of it is stuck.
 RETIRED: Final = 75
@@ -37,9 +37,9 @@ _KILL_MARGIN: Final = 5.0
 class Child:
     """A worker process and its board; ``pid`` is 0 while there is none."""
 
-    def __init__(self, number: int, slots: int) -> None:
+    def __init__(self, number: int, slots: int, stations: int) -> None:
         self.number = number
-        self.board = Board(slots)
+        self.board = Board(slots, stations)
         self.pid = 0
         self.started_at = 0.0
         self.start_at = 0.0
@@ -69,12 +69,13 @@ class Supervisor:
         self._handlers = handlers
         self._grace = grace
         self._until_empty = until_empty
-        self._children = [Child(n, slots) for n in range(processes)]
+        # Twice: plain and coroutine handlers have slots of their own each.
+        self._children = [Child(n, 2 * slots, len(handlers)) for n in range(processes)]
         self._shortest_lease = min(queue.options.lease for _, queue in handlers)
         self._stops = 0
         self._told = 0
         self._kill_at: float | None = None
-        self._again: list[tuple[float, int, str]] = []  # (when, station, consumer): reap once more
+        self._again: list[tuple[float, int, StationView, list[bytes]]] = []  # when, and what to reap once more
 
     def stop(self) -> None:
         """First call: children finish within the grace. Second: they give everything back at once."""
@@ -125,23 +126,25 @@ class Supervisor:
         now = clock()
         waits = [self._shortest_lease / 8, 1.0]
         waits += [c.start_at - now for c in self._children if not c.pid and self._wanted(c)]
-        waits += [when - now for when, _, _ in self._again]
+        waits += [entry[0] - now for entry in self._again]
         return max(0.0, min(waits))
 
     # -- children come and go ---------------------------------------------------------------------------
 
     def _fork(self, child: Child) -> None:
         child.board.clear()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_output()
         parent = os.getpid()
         # Held back until the child has handlers of its own: those that it inherits would stop a copy of us.
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ORDERS)
         try:
             pid = os.fork()
-        except OSError:
+        except OSError as error:  # no memory, or too many processes: no reason to end the others
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-            raise
+            child.failures += 1
+            child.start_at = clock() + backoff(child.failures, first=0.1)
+            log.error("cannot start a worker process (%s); trying again", error)
+            return
         if pid:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             child.pid, child.started_at, child.stopped = pid, clock(), False
@@ -213,7 +216,7 @@ class Supervisor:
             started = [slot.id for slot in slots if slot.station == index]
             self._reap_name(index, station, started)
             # A grandchild that inherited the socket may still stand in BLMOVE and take one more.
-            self._again.append((clock() + queue.options.block + 1.0, index, station.consumer))
+            self._again.append((clock() + queue.options.block + 1.0, index, station._replace(bell_id=0), []))
         child.board.clear()
 
     def _reap_name(self, index: int, station: StationView, started: list[bytes]) -> None:
@@ -230,21 +233,22 @@ class Supervisor:
             log.error(
                 "queue %r: could not reap %s at once (%s); tried again soon", queue.name, station.consumer, error
             )
-            self._again.append((clock() + 1.0, index, station.consumer))
+            self._again.append((clock() + 1.0, index, station, started))
 
     def _reap_again(self, now: float) -> None:
         due = [entry for entry in self._again if entry[0] <= now]
         self._again = [entry for entry in self._again if entry[0] > now]
-        for _, index, consumer in due:
-            self._reap_name(index, StationView(consumer, 0, 0.0), [])
+        for _, index, station, started in due:
+            self._reap_name(index, station, started)
 
     # -- children that live -----------------------------------------------------------------------------
 
     def _mind(self, child: Child, now: float) -> None:
         """Kill a child whose handler is past its timeout and did not let the child help itself; renew for
         one that is kept from it by a handler that holds the interpreter lock."""
-        slots = child.board.slots()
-        late = [s for s in slots if s.timeout and now - s.started_at > s.timeout + _KILL_MARGIN]
+        stations = child.board.stations()
+        confirmed_at = max((station.confirmed_at for station in stations.values()), default=0.0)
+        late = [slot for slot in child.board.slots() if self._is_late(slot, now, confirmed_at)]
         if late and not self._stops:
             log.error("worker process %d: message %s is past its timeout of %s s and the process does not end; "
                       "killing it", child.pid, late[0].id.hex(), late[0].timeout)  # fmt: skip
@@ -252,13 +256,21 @@ class Supervisor:
             return
         if child.stopped:
             return
-        for index, station in child.board.stations().items():
+        for index, station in stations.items():
             lease = self._handlers[index][1].options.lease
             silent = now - station.confirmed_at
             renewed = now - max(station.confirmed_at, child.renewed_at.get(index, 0.0))
             if renewed > lease / 2 and silent < defaults.GIL_CAP:
                 child.renewed_at[index] = now
                 self._renew(index, station)
+
+    def _is_late(self, slot: SlotView, now: float, confirmed_at: float) -> bool:
+        """Past its timeout for so long that the process is to be killed. One that has made a trip since then
+        helps itself: it lets its other handlers finish within the grace, and they are not to die with this one."""
+        if not slot.timeout:
+            return False
+        over = now - slot.started_at - slot.timeout
+        return over > _KILL_MARGIN + (self._grace if confirmed_at > now - over else 0.0)
 
     def _renew(self, index: int, station: StationView) -> None:
         queue = self._handlers[index][1]

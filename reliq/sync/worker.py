@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -122,11 +124,16 @@ def taken_signals(stop: Callable[[], None], wanted: bool) -> Any:
 
 def exit_child(status: int) -> None:
     """End a forked child without running what its parent registered for its own end."""
-    import logging
-    import sys
+    try:
+        log.debug("process %d ends with %d", os.getpid(), status)
+        logging.shutdown()
+        flush_output()
+    finally:
+        os._exit(status)
 
-    log.debug("process %d ends with %d", os.getpid(), status)
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+
+def flush_output() -> None:
+    """As far as it goes: nobody may be there to read it, or there may be none."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()

@@ -1,0 +1,161 @@
+"""The loop of a blocking worker where nothing but itself can be seen: how it ends, what it shows and costs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import msgpack
+import pytest
+import redis as redis_py
+
+import reliq
+from reliq.core import envelope as env
+from reliq.core.consumer import Message
+from reliq.model import clock
+from reliq.sync.board import Board
+from reliq.sync.loop import Loop
+from reliq.working import Job, Working
+from tests.servers import RedisServer
+
+OPTIONS: dict[str, Any] = {"concurrency": 2, "prefetch": 0, "grace": 5.0}
+
+
+def until(holds: Any, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_whatever_ends_the_loop_ends_its_handlers_threads_too(
+    server: Any, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KeyboardInterrupt in the loop, while threads that fetch their own work are at it: they stop, too."""
+    queue = reliq.Queue("q", server.url, prefix=prefix)
+    queue.put_many(range(3000))
+    handled: list[int] = []
+
+    def handle(body: int) -> None:
+        handled.append(body)
+        time.sleep(0.001)
+
+    loop = Loop([(queue.ack(handle), queue)], **OPTIONS)
+    sleep = loop._sleep
+
+    def interrupted(now: float) -> None:
+        if len(handled) > 50:
+            raise KeyboardInterrupt
+        sleep(now)
+
+    monkeypatch.setattr(loop, "_sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run()
+    time.sleep(0.1)
+    before = len(handled)
+    time.sleep(0.3)
+    assert len(handled) == before
+    assert queue.size().doing == 0
+
+
+def test_giving_back_to_a_redis_that_is_gone_is_no_hot_loop(
+    own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the timeout it tries again, but not as fast as it can."""
+    queue = reliq.Queue("q", own_server.url, timeout=1.0)
+    queue.put_many([1, 2])
+    release = threading.Event()
+    loop = Loop([(queue.ack(lambda body: release.wait(10)), queue)], **OPTIONS)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    until(lambda: queue.size().doing == 2)
+    [station] = loop.stations
+    trip, tries = station.engine.trip, []
+
+    def counted(want: int) -> Any:
+        tries.append(want)
+        return trip(want)
+
+    own_server.kill()
+    monkeypatch.setattr(station.engine, "trip", counted)
+    loop.stop()
+    loop.stop()
+    thread.join(10)
+    release.set()
+    assert 2 <= len(tries) < 60
+
+
+class _State:
+    def __init__(self) -> None:
+        self.is_fresh = False
+
+    def fresh(self, now: float) -> bool:
+        return self.is_fresh
+
+
+def test_what_was_put_off_starts_when_its_lease_is_certain_again() -> None:
+    """To hand it to a thread before that would bring it back at once, and again, for as long as Redis is away."""
+    working: Working[Any] = Working(**OPTIONS)
+    state = _State()
+    station: Any = type("Station", (), {"state": state})()
+    element = env.pack(bytes(16), msgpack.packb(1))
+    kept, lost = (Job(station, Message(env.unpack(element), 1)) for _ in range(2))
+    working.defer(kept)
+    working.defer(lost)
+    assert working.ready_jobs([]) == []
+    assert working.holds_back
+    lost.message.lost = True
+    assert working.ready_jobs([]) == []
+    state.is_fresh = True
+    assert working.ready_jobs([]) == [kept]
+    assert not working.holds_back
+
+
+def test_plain_and_coroutine_handlers_share_no_slot_of_the_board(server: Any, prefix: str) -> None:
+    """Or one would hide that the other has a message in hand, and its poison would never be counted."""
+    release = threading.Event()
+    queues = [reliq.Queue(name, server.url, prefix=prefix) for name in ("plain", "coroutine")]
+
+    def plain(body: Any) -> None:
+        release.wait(10)
+
+    async def coroutine(body: Any) -> None:
+        await __import__("asyncio").to_thread(release.wait, 10)
+
+    board = Board(2 * 2, 2)
+    loop = Loop([(queues[0].ack(plain), queues[0]), (queues[1].ack(coroutine), queues[1])], board=board, **OPTIONS)
+    ids = {queue.put(1) for queue in queues}
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        until(lambda: len(board.slots()) == 2)
+        assert {slot.id.hex() for slot in board.slots()} == ids
+        assert {slot.station for slot in board.slots()} == {0, 1}
+    finally:
+        release.set()
+        loop.stop()
+        thread.join(10)
+
+
+def test_a_board_takes_any_number_of_queues() -> None:
+    """300 of them: no one's name lies on another's handlers."""
+    board = Board(2, 300)
+    board.start(0, 299, bytes(16), clock(), None)
+    for number in range(300):
+        board.show_station(number, f"name-{number}", number, 1.0)
+    assert len(board.stations()) == 300
+    assert [slot.station for slot in board.slots()] == [299]
+
+
+def test_the_board_knows_the_name_before_the_first_trip(
+    server: Any, prefix: str, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one may claim already; if the process dies before the answer, its supervisor knows where to look."""
+    queue = reliq.Queue("q", server.url, prefix=prefix)
+    board, seen = Board(2, 1), []
+    loop = Loop([(queue.ack(print), queue)], board=board, **OPTIONS)
+    monkeypatch.setattr(loop, "_turn", lambda: (seen.append(board.stations()), loop.begin_to_leave(0)))
+    loop.run()
+    assert seen[0][0].consumer == loop.stations[0].state.name
+    assert board.stations() == {}
