@@ -38,19 +38,20 @@ class Board(Protocol):
 class Running(Generic[S]):
     """A handler at work."""
 
-    __slots__ = ("failed", "job", "reported", "started_at", "thread")
+    __slots__ = ("ended", "failed", "job", "reported", "started_at", "thread")
 
     def __init__(self, job: Job[S], started_at: float) -> None:
         self.job = job
         self.started_at = started_at
         self.thread = threading.get_ident()
+        self.ended = False  # the handler came back; what becomes of its message is being decided
         self.reported = False  # as stuck
         self.failed = False  # its message was settled as a failed attempt while the handler still runs
 
     def overdue(self, now: float) -> bool:
         """Whether it is past its handler's timeout."""
         timeout = self.job.station.handler.timeout
-        return timeout is not None and now - self.started_at > timeout
+        return timeout is not None and not self.ended and now - self.started_at > timeout
 
     def stack(self) -> str:
         """Where the handler's thread is at this moment."""
@@ -109,8 +110,8 @@ class Executor(Generic[S]):
     def _end(self, slot: int, running: Running[S], lease: Leased, error: BaseException | None) -> None:
         """Settle by the outcome, unless the handler (or the watch over timeouts) has settled it."""
         station = running.job.station
+        running.ended = True
         self.pace.ran(clock() - running.started_at)
-        self.running.pop(slot, None)
         if self._board is not None:
             self._board.finish(slot)
         if running.failed or lease.settled:
@@ -123,6 +124,7 @@ class Executor(Generic[S]):
             if error is not None:
                 lease.report(error, settle)
             station.state.finished.append(settle)
+        self.running.pop(slot, None)  # not before: a worker that ends meanwhile would give the message back
         lease.leave()
         self._slots.append(slot)
         self._ended(station)

@@ -321,6 +321,26 @@ async def test_stop_finishes_what_runs_and_gives_back_the_rest_in_order(sh: Shel
     assert sorted(seen) + rest == list(range(600))
 
 
+@KINDS
+async def test_stop_waits_for_the_outcome_of_a_handler_that_came_back(sh: Shell, kind: str) -> None:
+    """Between the end of a handler and its settle: the failure counts, and the message is not given back too."""
+    queue, deciding = sh.queue(), threading.Event()
+
+    def slow_wait(state: Any) -> float:
+        deciding.set()
+        time.sleep(0.3)
+        return 60.0
+
+    def fail(body: Any, lease: Any) -> None:
+        raise ValueError("no")
+
+    await sh(queue.put(1))
+    worker = sh.Worker(make(queue, kind, fail, retry=reliq.Retry(wait=slow_wait)))
+    async with at_work(sh, worker):
+        assert await until(deciding.is_set, seconds=10)
+    assert await sh(queue.size()) == (0, 0, 1, 0)
+
+
 async def test_several_queues_share_the_slots(sh: Shell) -> None:
     """One worker, three queues, one slot: all are drained."""
     queues = [sh.queue(name) for name in ("a", "b", "c")]
