@@ -520,7 +520,7 @@ def _tail(path: str, limit: int) -> str:
 
 VERB = Verb(
     name="demo",
-    summary="see it at work: 2,000 files, two workers, one kill -9",
+    summary="see it at work: thousands of files, two workers, one kill -9",
     details="Runs on a private Redis (or --url), under keys of its own that are removed at the end.",
     example="reliq demo /usr/share/doc",
     configure=configure,
