@@ -92,12 +92,13 @@ class Executor(Generic[S]):
 
     def _may_start(self, job: Job[S]) -> bool:
         """Last check before a hand-over: the message is still ours and the lease has margin (DESIGN 9.1)."""
+        # First the lease, then whether it is lost: an answer marks what is lost before it confirms the lease.
+        fresh = job.station.state.fresh(clock())
         if job.message.lost:
             return False
-        if job.station.state.fresh(clock()):
-            return True
-        self._defer(job)
-        return False
+        if not fresh:
+            self._defer(job)
+        return fresh
 
     def _begin(self, slot: int, job: Job[S]) -> Running[S]:
         running = Running(job, clock())

@@ -48,7 +48,7 @@ class Bell:
         """End the wait, on the server too; True if no BLMOVE of ours can be under way any more."""
         if not self._stopped.done():
             self._stopped.set_result(None)
-        ended = await self._engine.end_bell() if self.armed else True
+        ended = await self._engine.end_bell()
         if self._waiting is not None:
             await asyncio.wait([self._waiting], timeout=1.0)
-        return ended
+        return ended and not self.armed  # else it may be about to send one

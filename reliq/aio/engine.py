@@ -37,6 +37,7 @@ class Engine(Tripping):
         self._trips: Link | None = None
         self._bells: Link | None = None
         self._bell_id = 0
+        self._unanswered: set[tuple[str, int]] = set()  # (run id, connection) whose BLMOVE may be under way
 
     async def trip(self, want: int) -> Answer:
         """One trip. Raises what went wrong; nothing is lost by that, and a later call repeats it."""
@@ -86,20 +87,32 @@ class Engine(Tripping):
             self._bells = await self.queue.links.new(
                 name="reliq-bell", read_timeout=options.block + options.timeout
             )
-        if await self._bells.connect() or not self._bell_id:
-            self._bell_id = self._bells.server.client_id
-        await self._bells.run(ops.bell(self.state.keys, self.state.name, seconds))
+        await self._bells.connect()
+        self._bell_id = self._bells.server.client_id
+        call = (self._bells.server.run_id, self._bell_id)
+        self._unanswered.add(call)
+        try:
+            await self._bells.run(ops.bell(self.state.keys, self.state.name, seconds))
+        except Refused:
+            self._unanswered.discard(call)
+            raise
+        self._unanswered.discard(call)
 
     async def end_bell(self) -> bool:
-        """End a BLMOVE of ours that may be under way; True if none can be any more."""
-        if not self._bell_id:
-            return True
+        """End every BLMOVE of ours that may be under way, also on connections that we have lost; True if none can
+        be any more."""
         async with self._lock:
             try:
-                await (await self._link()).run(ops.kill_client(self._bell_id))
+                link = await self._link()
+                await link.connect()
+                here = link.server.run_id
+                for _, id in [call for call in list(self._unanswered) if call[0] == here and all(call)]:
+                    await link.run(ops.kill_client(id))
             except ReliqError:
                 return False
-        return True
+        # Those of a server that has restarted since ended with it, and ids mean somebody else now. Where we may
+        # not know who the server is or who we are, nothing is certain.
+        return all(map(all, list(self._unanswered)))
 
     async def leave(self, *, bell_ended: bool) -> bool:
         """Say goodbye; True if nothing of us is left. If Redis does not answer, the lease ends by itself and

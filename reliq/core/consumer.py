@@ -213,11 +213,11 @@ class ConsumerState:
         self._outstanding = None
         if status in ("dead", "stale"):
             return self._disowned(status, sent, int(reply[1]))
-        self._confirmed_at = sent_at
         self._announce = self._announce and not announced
         self._epoch = reply[2]
         self._settled(sent, set(reply[3]))
         lost, fresh = self._reconcile(reply[9]) if reply[4] else ([], reply[9])
+        self._confirmed_at = sent_at  # only now: what is lost is marked, and handlers look at both
         messages = self._take_in(fresh, sent_at)
         messages += self._untwin(sent)
         self._note_suspects(bool(reply[5]), int(reply[6]), sent_at)

@@ -60,4 +60,4 @@ class Bell:
         self._orders.put(None)
         ended = self._engine.end_bell(wait=self._resting)
         self._thread.join(1.0)
-        return ended
+        return ended and not self._thread.is_alive()  # else it may be about to send one

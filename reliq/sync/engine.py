@@ -37,6 +37,7 @@ class Engine(Tripping):
         self._bells = queue.links.new(name="reliq-bell", read_timeout=options.block + options.timeout)
         self._bell_id = 0
         self._bell_over = False
+        self._unanswered: set[tuple[str, int]] = set()  # (run id, connection) whose BLMOVE may be under way
 
     def trip(self, want: int) -> Answer:
         """One trip. Raises what went wrong; nothing is lost by that, and a later call repeats it."""
@@ -75,32 +76,43 @@ class Engine(Tripping):
 
         Nothing depends on the reply: a lost, late or doubled one is answered by the next trip.
         """
-        if self._bells.connect() or not self._bell_id:
-            self._bell_id = self._bells.server.client_id
-        if self._bell_over:  # set before end_bell() looks for the id: one of us sees the other
+        self._bells.connect()
+        self._bell_id = self._bells.server.client_id
+        call = (self._bells.server.run_id, self._bell_id)
+        self._unanswered.add(call)
+        if self._bell_over:  # set before end_bell() looks at what is unanswered: one of us sees the other
+            self._unanswered.discard(call)
             return
-        self._bells.run(ops.bell(self.state.keys, self.state.name, seconds))
+        try:
+            self._bells.run(ops.bell(self.state.keys, self.state.name, seconds))
+        except Refused:
+            self._unanswered.discard(call)
+            raise
+        self._unanswered.discard(call)
 
     def end_bell(self, *, wait: threading.Event | None = None) -> bool:
-        """End a BLMOVE of ours that may be under way; True if none can be any more.
+        """End every BLMOVE of ours that may be under way, also on connections that we have lost; True if none can
+        be any more.
 
         ``wait`` is set by the thread that rings once it has come back.
         """
         self._bell_over = True
-        if not self._bell_id:
-            return True
         with self._lock:
             try:
                 for _ in range(10):  # more than once: its BLMOVE may be on the way when the first one comes
-                    if wait is None or wait.is_set():
+                    if wait is None or wait.is_set() or not self._bell_id:
                         break
                     self._trips.run(ops.unblock(self._bell_id))
                     wait.wait(0.1)
-                if wait is None or not wait.is_set():
-                    self._trips.run(ops.kill_client(self._bell_id))
+                self._trips.connect()
+                here = self._trips.server.run_id
+                for _, id in [call for call in list(self._unanswered) if call[0] == here and all(call)]:
+                    self._trips.run(ops.kill_client(id))
             except ReliqError:
                 return False
-        return True
+        # Those of a server that has restarted since ended with it, and ids mean somebody else now. Where we may
+        # not know who the server is or who we are, nothing is certain.
+        return all(map(all, list(self._unanswered)))
 
     def leave(self, *, bell_ended: bool) -> bool:
         """Say goodbye; True if nothing of us is left. If Redis does not answer, the lease ends by itself and

@@ -62,7 +62,7 @@ class Model:
         session = self.sessions[name]
         epoch = raw(session.get("epoch", 0))
         last = session.get("trip", 0)
-        if "dead" in session:
+        if "dead" in session or "leaving" in session:
             return [b"dead", self.now, epoch, [], 0, 0, -1, -1, 0, []]
         if number < last:
             return [b"stale", self.now, epoch, [], 0, 0, -1, -1, 0, []]

@@ -408,6 +408,29 @@ def test_lease_counts_from_sending(pair: Pair) -> None:
     assert pair.state.renew_in(sent_at) == pytest.approx(5)
 
 
+def test_the_lease_is_confirmed_after_what_was_lost_is_marked(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handler threads look at both at any moment (first the lease, then whether the message was lost), so the
+    other order would let one start on a message that was reaped while the process was stopped."""
+    pair.server.put(element(1))
+    (message,) = pair.trip().messages
+    pair.pass_time(LEASE * 2)
+    pair.server.reap(pair.state.name)
+    seen = []
+    reconcile = pair.state._reconcile
+
+    def watched(listed: Iterable[bytes]) -> Any:
+        seen.append(pair.state.fresh(pair.now))
+        result = reconcile(listed)
+        seen.append(pair.state.fresh(pair.now))
+        return result
+
+    monkeypatch.setattr(pair.state, "_reconcile", watched)
+    pair.trip(0)
+    assert message.lost
+    assert seen == [False, False]
+    assert pair.state.fresh(pair.now)
+
+
 def test_due_time_is_reported(pair: Pair) -> None:
     """The answer says when something will be due, so that an idle consumer sleeps no longer."""
     assert pair.trip(1).due_in is None

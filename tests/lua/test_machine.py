@@ -180,9 +180,10 @@ class QueueMachine(RuleBasedStateMachine):
         if self.past:
             old = data.draw(st.sampled_from(self.past[-6:]))
             name = str(old.args[0])
-            if name in self.dead:
+            session = self.lab.keys.session(name)
+            if name in self.dead or self.lab.client.hexists(session, "leaving"):
                 assert self.lab.reply(old)[0] == b"dead"
-            elif self.lab.client.exists(self.lab.keys.session(name)):  # after a goodbye it was killed
+            elif self.lab.client.exists(session):
                 reply = self.lab.reply(old)
                 newest = max(c.args[1] for c in self.past if c.args[0] == name)
                 assert reply[0] == (b"again" if old.args[1] == newest else b"stale")

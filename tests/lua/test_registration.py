@@ -16,8 +16,20 @@ def test_leave_with_empty_hands(lab: Lab) -> None:
     lab.trip("a", 1)
     assert leave(lab, "a")
     assert lab.client.zscore(lab.keys.consumers, "a") is None
-    assert lab.client.exists(lab.keys.session("a"), lab.keys.inbox("a"), lab.keys.doing("a")) == 0
+    assert lab.client.exists(lab.keys.inbox("a"), lab.keys.doing("a")) == 0
     assert leave(lab, "a")
+
+
+def test_a_copy_of_a_trip_that_comes_after_the_goodbye(lab: Lab) -> None:
+    """The connection was cut and the copy on it runs late: nothing is claimed for who is gone. What remembers
+    that goes away by itself."""
+    lab.trip("a", 1)
+    assert leave(lab, "a")
+    lab.push(element(1))
+    assert lab.trip("a", 2, want=1)[0] == b"dead"
+    assert lab.ready == [element(1)]
+    assert lab.client.zscore(lab.keys.consumers, "a") is None
+    assert 0 < lab.client.pttl(lab.keys.session("a")) <= 3_600_000
 
 
 def test_leave_gives_the_inbox_back(lab: Lab) -> None:

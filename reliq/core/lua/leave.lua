@@ -2,6 +2,8 @@
 --
 -- Guarantee: the registration goes only if nothing is left in its lists and its BLMOVE has certainly ended;
 --   otherwise the record stays, marked, and reapers go on visiting it. So does the mark of a dead name.
+--   The mark outlives the registration by an hour: an old copy of a trip, of a connection that was lost, must
+--   not look like the first one of a new consumer and claim messages for nobody.
 -- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session
 -- ARGV  1 consumer  2 '1' if no BLMOVE of it can be under way any more
 -- Returns 1 gone | 0 stays registered until a reaper has seen to it
@@ -19,6 +21,8 @@ redis.call('DEL', KEYS[2])
 if in_hand == 0 and ARGV[2] == '1' and not dead then
   redis.call('ZREM', KEYS[4], ARGV[1])
   redis.call('DEL', KEYS[5])
+  redis.call('HSET', KEYS[5], 'leaving', '1')
+  redis.call('PEXPIRE', KEYS[5], 3600000)
   return 1
 end
 redis.call('HSET', KEYS[5], 'leaving', '1')

@@ -26,9 +26,9 @@ local want, suspects_mode, budget = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[9]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 
-local session = redis.call('HMGET', SESSION, 'trip', 'late', 'epoch', 'dead')
+local session = redis.call('HMGET', SESSION, 'trip', 'late', 'epoch', 'dead', 'leaving')
 local last, epoch = tonumber(session[1] or '0'), session[3] or '0'
-if session[4] then
+if session[4] or session[5] then -- declared dead, or it has said goodbye
   return {'dead', now, epoch, {}, 0, 0, -1, -1, 0, {}}
 end
 if trip < last then
