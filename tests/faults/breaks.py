@@ -116,11 +116,11 @@ def put_is_a_bare_lpush() -> None:
     """A put that got no answer is sent again, and nothing tells the server that it is a repeat."""
     send = Queue._send
 
-    def pushes(self: Queue, ids: list[str], elements: Any, due: ops.Due, marker: str) -> None:
+    def pushes(self: Queue, ids: list[str], elements: Any, due: ops.Due, *more: Any) -> Any:
         if due.how != "ready":
-            send(self, ids, elements, due, marker)
-            return
+            return send(self, ids, elements, due, *more)
         self.links.insist(Command("LPUSH", (self.options.keys.ready,), tuple(elements), idempotent=True))
+        return ids
 
     Queue._send = pushes  # type: ignore[method-assign]
 
@@ -130,11 +130,11 @@ def unknown_counts_as_refused() -> None:
     """A put that got no answer is reported as not executed."""
     send = Queue._send
 
-    def denies(self: Queue, ids: list[str], elements: Any, due: ops.Due, marker: str) -> None:
+    def denies(self: Queue, *args: Any) -> Any:
         insist = self.links.insist
         self.links.insist = self.links.run  # type: ignore[method-assign]
         try:
-            send(self, ids, elements, due, marker)
+            return send(self, *args)
         except OutcomeUnknown as error:
             raise Unavailable(str(error)) from error
         finally:

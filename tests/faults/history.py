@@ -201,9 +201,9 @@ def _record_puts(history: History, queue: Any) -> None:
     if queue is Queue:
 
         @functools.wraps(send)
-        def recorded_send(self: Any, ids: list[str], elements: Any, due: ops.Due, marker: str) -> None:
+        def recorded_send(self: Any, ids: list[str], elements: Any, due: ops.Due, *more: Any) -> Any:
             with _putting(history, ids, due=due.how):
-                send(self, ids, elements, due, marker)
+                return send(self, ids, elements, due, *more)
 
         @functools.wraps(repeat)
         def recorded_repeat(self: Any, error: OutcomeUnknown | PutManyError) -> Any:
@@ -212,9 +212,9 @@ def _record_puts(history: History, queue: Any) -> None:
     else:
 
         @functools.wraps(send)
-        async def recorded_send(self: Any, ids: list[str], elements: Any, due: ops.Due, marker: str) -> None:
+        async def recorded_send(self: Any, ids: list[str], elements: Any, due: ops.Due, *more: Any) -> Any:
             with _putting(history, ids, due=due.how):
-                await send(self, ids, elements, due, marker)
+                return await send(self, ids, elements, due, *more)
 
         @functools.wraps(repeat)
         async def recorded_repeat(self: Any, error: OutcomeUnknown | PutManyError) -> Any:

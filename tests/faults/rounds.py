@@ -200,9 +200,9 @@ class Round:
             self.worker(**settings)
         for settings in self.kind.producers:
             self.producer(**settings)
-        wait_until(lambda: all("worker started" in w.log() for w in self.workers), 30, "all workers have started")
+        wait_until(lambda: self._all_run() and self._all_started(), 30, "all workers have started")
         if self.kind.workers and self.kind.producers:
-            wait_until(lambda: self.effects.count() >= 5, 30, "work begins")
+            wait_until(lambda: self._all_run() and self.effects.count() >= 5, 30, "work begins")
         self.phase("harm")
         self.kind.harm(self)
         self.heal()
@@ -218,6 +218,16 @@ class Round:
             self._end(process)
         self._await_orphans()
         return self._check(drained, recovery, bound)
+
+    def _all_started(self) -> bool:
+        return all("worker started" in worker.log() for worker in self.workers)
+
+    def _all_run(self) -> bool:
+        """Nobody may end before the harm begins; who does is broken, and not by a fault."""
+        for process in self._everybody():
+            if process.process.poll() not in (None, 0, *(-number for number in self.may_die_of)):
+                raise Vain(f"a process has ended with status {process.process.poll()}")
+        return True
 
     @property
     def title(self) -> str:
