@@ -155,10 +155,7 @@ class Claiming:
     def _give_back(self) -> None:
         """Have everything that is not settled released, uncounted, by the next trips."""
         self._buffer.clear()
-        settling = {s.message.envelope.element for s in self.state.finished}
-        for element, message in self.state.held.items():
-            if element not in settling:
-                self.state.finished.append(self.state.release(message))
+        self.state.finished.extend([self.state.release(message) for message in self.state.unsettled()])
 
     def _closed_error(self) -> ConsumerClosed:
         return ConsumerClosed(f"this consumer of queue {self._options.name!r} is closed; open a new one")

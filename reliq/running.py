@@ -71,6 +71,7 @@ class Executor(Generic[S]):
         self._defer = defer
         self._board = board
         self._slots = deque(range(first_slot, first_slot + pace.concurrency))
+        self._picking: set[int] = set()
 
     def take_waiting(self) -> list[Job[S]]:
         """The jobs that no handler has seen; they are not run any more."""
@@ -87,8 +88,9 @@ class Executor(Generic[S]):
 
     @property
     def at_work(self) -> bool:
-        """Whether a handler runs that may still come back."""
-        return any(not running.reported for running in list(self.running.values()))
+        """Whether a handler runs, or is about to, that may still come back."""
+        # In this order: who picks a job is in the first set until it is in the second.
+        return bool(self._picking) or any(not running.reported for running in list(self.running.values()))
 
     def _may_start(self, job: Job[S]) -> bool:
         """Last check before a hand-over: the message is still ours and the lease has margin (DESIGN 9.1)."""
@@ -190,11 +192,14 @@ class ThreadExecutor(Executor[S]):
             self._tokens.put(True)
 
     def _work(self) -> None:
+        me = threading.get_ident()
         while self._tokens.get():
             while True:
+                self._picking.add(me)
                 try:
                     job = self.waiting.popleft()
                 except IndexError:
+                    self._picking.discard(me)
                     if self._refill():
                         continue
                     with self._lock:
@@ -215,10 +220,13 @@ class ThreadExecutor(Executor[S]):
             station.wake()
 
     def _run(self, job: Job[S]) -> None:
-        if not self._may_start(job):
-            return
-        slot = self._slots.popleft()
-        running = self._begin(slot, job)
+        try:
+            if not self._may_start(job):
+                return
+            slot = self._slots.popleft()
+            running = self._begin(slot, job)
+        finally:
+            self._picking.discard(threading.get_ident())
         lease = self._lease_class(job.message, self._settler(job.station), job.station.handler.retry)
         error: BaseException | None = None
         lease.enter()
@@ -251,12 +259,20 @@ class CoroutineExecutor(Executor[S]):
 
     def start(self) -> None:
         """Start what waits, in order, as far as there are slots."""
+        me = threading.get_ident()
+        self._picking.add(me)
         while self._slots and self.waiting:
             job = self.waiting.popleft()
             if self._may_start(job):
                 task = asyncio.get_running_loop().create_task(self._run(self._slots.popleft(), job))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+        self._picking.discard(me)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a handler runs, or is about to; one past its timeout is cancelled, so all come back."""
+        return bool(self._picking or self._tasks)
 
     async def _run(self, slot: int, job: Job[S]) -> None:
         running = self._begin(slot, job)

@@ -110,9 +110,7 @@ class Stationed:
 
     def give_back_all(self) -> None:
         """Put back whatever is held and not settled, in order."""
-        settling = {s.message.envelope.element for s in list(self.state.finished)}
-        held = list(self.state.held.items())
-        self.give_back(message for element, message in held if element not in settling)
+        self.give_back(self.state.unsettled())
 
 
 S = TypeVar("S", bound=Stationed)

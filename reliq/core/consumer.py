@@ -348,6 +348,11 @@ class ConsumerState:
         """Whether a trip was sent whose answer is not known yet."""
         return self._outstanding is not None
 
+    def unsettled(self) -> list[Message]:
+        """What is held and has no settle under way, in the order it was claimed."""
+        settling = {s.message.envelope.element for s in [*self.finished, *self._sent]}
+        return [message for element, message in list(self.held.items()) if element not in settling]
+
     def fresh(self, now: float) -> bool:
         """Whether a hand-over may start: at least a third of the lease is certainly left."""
         return self._confirmed_at is not None and now - self._confirmed_at < self.lease * 2 / 3
