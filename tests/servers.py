@@ -163,6 +163,11 @@ class RedisServer(_Addressed):
         return self._running().pid
 
     @property
+    def is_up(self) -> bool:
+        """Whether it was started, and not ended by us."""
+        return self._process is not None
+
+    @property
     def log(self) -> str:
         path = self.folder and self.folder / "server.log"
         return path.read_text(errors="replace") if path and path.exists() else ""
