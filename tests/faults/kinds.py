@@ -179,11 +179,11 @@ def _reaped(r: Round, reaper: reliq.Reaper) -> bool:
     return r.queue.size().doing == 0
 
 
-@fault("poison", causes=KILLS, dead={"BURIED", "POISON"}, lease=1.5, queue={"max_losses": 3},
+@fault("poison", causes=KILLS, dead={"BURIED", "POISON"}, deaths=(signal.SIGKILL, signal.SIGSEGV),
+       lease=1.5, queue={"max_losses": 3},
        producers=(BUSY, BUSY, POISONOUS))  # fmt: skip
 def poison(r: Round) -> None:
     """Messages that kill every worker: each is dead-lettered after three losses, its neighbours are not."""
-    r.may_die_of.add(signal.SIGSEGV)  # a worker without a supervisor
     for _ in r.beats(0.05, 0.1):
         pass
     plain = [w for w in r.workers if not w.settings.get("supervise")]  # type: ignore[attr-defined]
@@ -469,7 +469,7 @@ def refusals(r: Round) -> None:
 # -- clocks, and everything ---------------------------------------------------------------------------------
 
 
-@fault("clock-skew", workers=(PLAIN | {"skew": -5}, SUPERVISED | {"skew": 7}, PLAIN),
+@fault("clock-skew", lease=2.0, workers=(PLAIN | {"skew": -5}, SUPERVISED | {"skew": 7}, PLAIN),
        producers=(BUSY | {"skew": 3}, BUSY | {"skew": -30}))  # fmt: skip
 def clock_skew(r: Round) -> None:
     """Clocks of workers and producers are wrong by hours: no effect, since only that of Redis counts."""

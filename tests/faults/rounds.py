@@ -92,6 +92,7 @@ class Kind:
     proxied: bool = False
     appendfsync: str = "always"
     forgets: float = 0.0
+    deaths: Sequence[int] = (signal.SIGKILL,)
     needs: tuple[int, ...] = (6, 2)
     stage: Callable[[Round], AbstractContextManager[Any]] | None = None
 
@@ -104,9 +105,9 @@ def fault(name: str, *, causes: Sequence[str] = (), **options: Any) -> Callable[
 
     ``causes``: of extra deliveries (reap, release, late) that it explains. ``dead``: causes of dead letters.
     ``lease`` seconds; ``workers`` and ``producers``: settings for cast.py, one process each; ``proxied``: all go
-    through ``Round.proxy``; ``forgets``: seconds of confirmed writes that a rollback may lose; ``needs``: the
-    oldest server version; ``stage``: a context manager that takes the Round and gives something with ``url`` and
-    ``client()``, instead of one RedisServer.
+    through ``Round.proxy``; ``forgets``: seconds of confirmed writes that a rollback may lose; ``deaths``: the
+    signals that processes may die of; ``needs``: the oldest server version; ``stage``: a context manager that
+    takes the Round and gives something with ``url`` and ``client()``, instead of one RedisServer.
     """
 
     def register(harm: Any) -> Any:
@@ -162,7 +163,6 @@ class Round:
         self.rollbacks: list[float] = []
         self.complaints: list[tuple[str, str]] = []
         self.rules: list[Rule] = []
-        self.may_die_of: set[int] = {signal.SIGKILL}
         self.told_twice: set[int] = set()
         self._healed_at = 0.0
         self._asleep: set[int] = set()
@@ -225,7 +225,7 @@ class Round:
     def _all_run(self) -> bool:
         """Nobody may end before the harm begins; who does is broken, and not by a fault."""
         for process in self._everybody():
-            if process.process.poll() not in (None, 0, *(-number for number in self.may_die_of)):
+            if process.process.poll() not in (None, 0, *(-number for number in self.kind.deaths)):
                 raise Vain(f"a process has ended with status {process.process.poll()}")
         return True
 
@@ -387,7 +387,7 @@ class Round:
             self.complaints.append(("I6", f"a process did not end on SIGTERM: {str(error)[-1500:]}"))
             return
         unheard = status == -signal.SIGTERM and (process.pid in self.told_twice or "started" not in process.log())
-        if status != 0 and -status not in self.may_die_of and not unheard:
+        if status != 0 and -status not in self.kind.deaths and not unheard:
             log = process.log()[-1500:]
             self.complaints.append(("I6", f"a process ended with status {status} instead of 0:\n{log}"))
 

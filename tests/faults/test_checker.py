@@ -351,7 +351,7 @@ def test_a_broken_build_turns_the_checker_red(broken: str, monkeypatch: pytest.M
     binary = binaries[list(FOUND_BY).index(broken) % len(binaries)]
     seen: set[str] = set()
     for seed in (7, 8, 9):
-        outcome = rounds.play(rounds.load_kinds()[name], binary, seed, seconds=2.5, broken=broken)
+        outcome = rounds.play(rounds.load_kinds()[name], binary, seed, seconds=3.0, broken=broken)
         seen |= outcome.report.rules
         if expected <= seen:
             assert outcome.text.startswith("VERDICT   BROKEN")
