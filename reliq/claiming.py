@@ -33,6 +33,7 @@ class Claiming:
         self._prefetch = prefetch
         self._until_empty = until_empty
         self._buffer: deque[Message] = deque()
+        self._unminded: dict[Message, float] = {}
         self._failures = 0
         self._due_in: float | None = None
         self._duty = 0
@@ -124,6 +125,7 @@ class Claiming:
     def _trip_due(self, answered_at: float) -> bool:
         """Whether the keeper has to make a trip: to renew, or to repeat or make settles that nobody waits for."""
         self._return_unasked()
+        self._return_unminded()
         now = clock()
         return (self._busy and now - answered_at > _SILENCE) or self.state.renew_in(now) <= 0
 
@@ -149,6 +151,16 @@ class Claiming:
             while True:
                 self.state.finished.append(self.state.release(self._buffer.popleft()))
         return True
+
+    def _return_unminded(self) -> None:
+        """Give back what somebody was interrupted with (KeyboardInterrupt) between the claim and its lease: it is
+        in nobody's hands, and we would renew for it until we are closed."""
+        now, buffered = clock(), set(self._buffer)
+        found = [m for m in list(self.state.held.values()) if not m.minded and m not in buffered]
+        self._unminded = {message: self._unminded.get(message, now) for message in found}
+        for message, since in self._unminded.items():
+            if now - since > _UNASKED / 2:
+                self.state.finished.append(self.state.release(message))
 
     # -- closing ----------------------------------------------------------------------------------------
 

@@ -46,12 +46,15 @@ def age_of(message: Message) -> float:
 class Leased:
     """What a lease says about its message; the same in both shells."""
 
+    _settled = True  # until it is made
+
     def __init__(self, message: Message, state: ConsumerState, retry: Retry) -> None:
         self._message = message
         self._state = state
         self._retry = retry
-        self._settled = False
         self._tokens: context.Tokens | None = None
+        self._settled = False
+        message.minded = True  # last: an interrupted one minds nothing
 
     @property
     def body(self) -> Any:
@@ -155,7 +158,7 @@ class Leased:
         )
 
     def __del__(self) -> None:
-        if not self._settled and not self._message.lost and self._tokens is None and self._drop():
+        if not self._settled and not self._message.lost and self._drop():
             warnings.warn(
                 f"{self!r} was dropped without being settled; it goes back. Use `with lease:` or lease.ack()",
                 ResourceWarning,

@@ -41,14 +41,16 @@ _REMEMBERED_BYTES: Final = 8 * 1024 * 1024
 
 
 class Message:
-    """A claimed message: its envelope and its decoded body. ``lost`` turns True when the lease is gone."""
+    """A claimed message: its envelope and its decoded body. ``lost`` turns True when the lease is gone, ``minded``
+    when somebody has it in hand, who will settle it, or when it is being settled."""
 
-    __slots__ = ("body", "envelope", "lost")
+    __slots__ = ("body", "envelope", "lost", "minded")
 
     def __init__(self, envelope: Envelope, body: Any) -> None:
         self.envelope = envelope
         self.body = body
         self.lost = False
+        self.minded = False
 
     @property
     def suspect(self) -> bool:
@@ -71,6 +73,7 @@ class Settle:
     ) -> None:
         self.verb = verb
         self.message = message
+        message.minded = True
         self.back = back
         self.detail = detail
         self.accepted: bool | None = None
@@ -133,7 +136,7 @@ class ConsumerState:
         """The next trip, asking for up to ``want`` messages; the last one again while it is unanswered."""
         if self._outstanding is None:
             self._trip += 1
-            self._sent = self._take_finished()
+            self._take_finished()
             self._mode = self._suspects_mode(now)
             free = self._free(want, now)
             self._held_back = free < want
@@ -162,10 +165,10 @@ class ConsumerState:
         mine_is_stuck = not self._suspects or now - self._suspect_at > self.lease
         return "beside" if mine_is_stuck and (self._alone_here or waited > self.lease) else "decline"
 
-    def _take_finished(self) -> list[Settle]:
-        """What is settled by this trip: bounded, acks first, releases newest first (they go to the head)."""
-        batch: list[Settle] = []
-        size = 0
+    def _take_finished(self) -> None:
+        """What is settled by this trip: bounded, acks first, releases newest first (they go to the head). An
+        interruption here (KeyboardInterrupt) leaves what was taken to the next call."""
+        batch, size = self._sent, 0
         while self.finished and len(batch) < defaults.SCRIPT_ELEMENTS:
             size += len(self.finished[0].message.envelope.element) + len(self.finished[0].back)
             if batch and size > defaults.SCRIPT_BYTES:
@@ -176,7 +179,7 @@ class ConsumerState:
         if len(others) > 1:
             order = {element: place for place, element in enumerate(self.held)}
             others.sort(key=lambda s: order.get(s.message.envelope.element, -1), reverse=True)
-        return acks + others
+        self._sent = acks + others
 
     def _build(self, want: int) -> Command:
         acks = [s.message.envelope.element for s in self._sent if s.verb == ACK]
@@ -206,12 +209,13 @@ class ConsumerState:
         return Command(scripts.trip, keys, tuple(args), idempotent=True, queue=k.queue)
 
     def answered(self, reply: list[Any], sent_at: float) -> Answer:
-        """Digest the answer; ``sent_at`` is when the answered copy was sent, by the caller's clock."""
+        """Digest the answer; ``sent_at`` is when the answered copy was sent, by the caller's clock. If that is
+        interrupted (KeyboardInterrupt), the trip is unanswered still, and is sent and digested again."""
         status = reply[0].decode()
-        sent, self._sent = self._sent, []
+        sent = self._sent
         announced = self._outstanding is not None and self._outstanding.args[9] == self.server
-        self._outstanding = None
         if status in ("dead", "stale"):
+            self._sent, self._outstanding = [], None
             return self._disowned(status, sent, int(reply[1]))
         self._announce = self._announce and not announced
         self._epoch = reply[2]
@@ -221,6 +225,7 @@ class ConsumerState:
         messages = self._take_in(fresh, sent_at)
         messages += self._untwin(sent)
         self._note_suspects(bool(reply[5]), int(reply[6]), sent_at)
+        self._sent, self._outstanding = [], None
         due = int(reply[7])
         return Answer(
             status, messages, lost, sent, None if due < 0 else due / 1000, int(reply[8]), bool(reply[4]),

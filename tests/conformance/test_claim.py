@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 import redis as redis_py
@@ -161,6 +162,31 @@ async def test_what_nobody_asks_for_is_not_kept(sh: Shell, redis: redis_py.Redis
 
 
 # -- foreign elements -------------------------------------------------------------------------------------
+
+
+async def test_what_was_claimed_when_somebody_was_interrupted_goes_back(
+    sh: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C between the answer and the lease, and the consumer stays open: nobody has the message in hand."""
+    q = sh.queue()
+    await sh(q.put_many([1, 2]))
+    async with sh.open(q.consumer(prefetch=2)) as c:
+        pop = c._pop
+
+        def interrupted(n: int) -> Any:
+            pop(n)
+            raise RuntimeError("as Ctrl-C would")
+
+        monkeypatch.setattr(c, "_pop", interrupted)
+        with pytest.raises(RuntimeError):
+            await sh(c.claim(timeout=0))
+        monkeypatch.setattr(c, "_pop", pop)
+        found = []
+        for _ in range(2):
+            for lease in await sh(c.claim(timeout=5)):
+                found.append(lease.body)
+                await sh(lease.ack())
+        assert sorted(found) == [1, 2]
 
 
 async def test_foreign_elements_are_consumed(sh: Shell, redis: redis_py.Redis) -> None:

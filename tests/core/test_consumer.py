@@ -571,3 +571,33 @@ def test_equal_unreadable_messages_are_several_dead_letters(pair: Pair) -> None:
     pair.trip(3)
     pair.trip(0)
     assert len(pair.server.dead) == 3
+
+
+class _Interrupting(dict[bytes, Message]):
+    """A dict of messages whose n-th change is interrupted."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.left = at
+
+    def __setitem__(self, key: bytes, value: Message) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        super().__setitem__(key, value)
+
+
+def test_an_interrupted_answer_is_digested_again(pair: Pair) -> None:
+    """Ctrl-C while an answer is digested: nothing that it said is forgotten, settles included."""
+    pair.server.put(*elements(4))
+    [one] = pair.trip(1).messages
+    held = _Interrupting(3)
+    held.update(pair.state.held)
+    pair.state.held = held
+    with pytest.raises(KeyboardInterrupt):
+        pair.trip(3, pair.state.ack(one))
+    answer = pair.trip(0)
+    assert [settle.accepted for settle in answer.settled] == [True]
+    held_back = [m for m in pair.state.held.values() if m not in answer.messages]
+    assert sorted(bodies([*answer.messages, *held_back])) == [1, 2, 3]
+    assert not any(m.minded for m in held_back)
