@@ -386,6 +386,10 @@ class ConsumerState:
         self._trip, self._epoch = 0, b""
         self._announce, self._confirmed_at = True, None
 
+    def knows(self, settle: Settle) -> bool:
+        """Whether it is made, or will be."""
+        return settle.accepted is not None or settle in list(self.finished) or settle in self._sent
+
     # -- making settles ---------------------------------------------------------------------------------
 
     def ack(self, message: Message) -> Settle:

@@ -52,8 +52,13 @@ class Lease(Leased):
     def _settle(self, settle: Settle) -> None:
         if self._settled:
             return
-        self._settled = True
-        if not self._settler.settle(settle):
+        try:
+            self._settled = True
+            accepted = self._settler.settle(settle)
+        except (KeyboardInterrupt, SystemExit):
+            self._settled = self._state.knows(settle)  # else it goes back when this lease is dropped
+            raise
+        if not accepted:
             raise self._lost_error()
 
     def __enter__(self) -> Lease:

@@ -180,6 +180,31 @@ async def test_interruption_releases_and_goes_on(sh: Shell, error: type[BaseExce
         await sh(lease.ack())
 
 
+def test_interrupted_before_its_settle_is_made_goes_back(
+    server: Any, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in ack(), before the consumer knows of it: it is not settled, and goes back when dropped."""
+    queue = reliq.Queue("q", server.url, prefix=prefix)
+    queue.put(1)
+    with queue.consumer() as consumer:
+        check = consumer._check
+
+        def interrupted() -> None:
+            monkeypatch.setattr(consumer, "_check", check)
+            raise KeyboardInterrupt
+
+        [lease] = consumer.claim()
+        monkeypatch.setattr(consumer, "_check", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lease.ack()
+        assert not lease.settled
+        with pytest.warns(ResourceWarning):
+            del lease
+        [again] = consumer.claim(timeout=5)
+        again.ack()
+        assert again.settled
+
+
 async def test_dropped_lease_warns_and_goes_back(sh: Shell, redis: redis_py.Redis) -> None:
     """A lease that nobody settles and nobody holds: ResourceWarning, and the message is ready within seconds."""
     q = sh.queue()
