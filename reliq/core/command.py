@@ -16,9 +16,8 @@ class Command(NamedTuple):
 
     ``idempotent`` says that running it twice does no more than running it once, because it only reads
     or because the server recognises the repeat; only such a command is ever sent again by itself.
-    ``route``: the key by whose Cluster slot it is routed, if not by its first; ``after``: what is sent behind it
-    in the same pipeline, such as WAIT; ``parse`` then gets the list of all replies, errors among them.
-    ``needs``: the oldest server that knows all of it.
+    ``after``: what is sent behind it in the same pipeline, such as WAIT; ``parse`` then gets the list of all
+    replies, errors among them. ``needs``: the oldest server that knows all of it.
     """
 
     verb: str | Script
@@ -27,14 +26,13 @@ class Command(NamedTuple):
     parse: Callable[[Any], Any] | None = None
     idempotent: bool = False
     queue: str = ""
-    route: str = ""
     after: tuple[tuple[Arg, ...], ...] = ()
     needs: tuple[int, int] = (0, 0)
 
     @property
     def routing_key(self) -> str:
-        """The key that says which node of a Cluster it is for; empty: any."""
-        return self.route or (self.keys[0] if self.keys else "")
+        """The key that says which node of a Cluster it is for; empty: that of the queue."""
+        return self.keys[0] if self.keys else ""
 
     @property
     def name(self) -> str:

@@ -210,7 +210,7 @@ def scan_lists(keys: Keys, cursor: int) -> Command:
         return int(reply[0]), [n for n in dict.fromkeys(names) if n]
 
     args = (cursor, "MATCH", keys.lists_pattern, "COUNT", 1000)
-    return Command("SCAN", (), args, parse, idempotent=True, queue=keys.queue, route=keys.consumers)
+    return Command("SCAN", (), args, parse, idempotent=True, queue=keys.queue)
 
 
 def register(keys: Keys, codec: str | None, lease: float, max_losses: int) -> Command:

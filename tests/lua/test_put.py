@@ -25,6 +25,18 @@ def test_repeat_adds_nothing(lab: Lab) -> None:
     assert lab.ready == [element(1), element(2), element(3)]
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_repeat_is_a_write(lab: Lab, named: bool) -> None:
+    """It changes nothing, and yet it is replicated: a WAIT behind it has something to wait for on any server."""
+    marker = lab.keys.marker(b"\x01" * 16) if named else ""
+    producer = b"other" if named else b"p"
+    assert lab.put(element(1), producer=b"p", sequence=1, marker=marker)
+    before, written = lab.snapshot(), lab.client.info("persistence")["rdb_changes_since_last_save"]
+    assert not lab.put(element(1), producer=producer, sequence=1, marker=marker)
+    assert lab.client.info("persistence")["rdb_changes_since_last_save"] == written + 1
+    assert lab.snapshot() == before
+
+
 @pytest.mark.parametrize("due", [ops.NOW, ops.Due("in", 60_000), ops.Due("at", 4_000_000_000_000)])
 def test_marker_dedupes_for_anybody(lab: Lab, due: ops.Due) -> None:
     """With an explicit id any producer's repeat adds nothing; the marker ends with the window."""

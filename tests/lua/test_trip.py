@@ -270,6 +270,19 @@ def test_huge_element_comes_alone(lab: Lab) -> None:
     assert numbers(lab.trip("a", 3, want=5, in_hand=2)[ELEMENTS]) == [2]
 
 
+def test_raw_element_too_large_to_be_sent_back_is_kept_unread(lab: Lab) -> None:
+    """Near what the protocol can carry an ack would fail for ever: a dead letter, and the next one is claimed."""
+    lab.client.rpush(lab.keys.ready, b"7")
+    lab.client.eval("redis.call('RPUSH', KEYS[1], string.rep('x', 268435457))", 1, lab.keys.ready)
+    [claimed] = lab.trip("a", 1, want=1)[9] or lab.trip("a", 2, want=1)[9]
+    assert number_of(claimed) == 7
+    [member] = lab.client.zrange(lab.keys.dead, 0, -1)
+    lab.client.delete(lab.keys.dead)
+    note, element = env.split_note(member)
+    assert note["cause"] == "TOO_LARGE"
+    assert len(element) > 268435457
+
+
 def test_large_elements_behind_small_ones_are_not_read_in_vain(lab: Lab) -> None:
     """A small head does not make a trip read all that stands behind it: a few ms, not a second."""
     for _ in range(100):

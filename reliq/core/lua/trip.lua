@@ -156,6 +156,14 @@ if want > 0 then
       break
     elseif #claimed >= want then
       break
+    elseif not known and #element > 268435456 then
+      -- An ack would have to send it back, which is near what the protocol can carry (512 MB): kept, unread.
+      local wrapped = wrap(element, now, name .. ':' .. trip .. ':' .. i)
+      local id = id_of(wrapped)
+      local why = {id = id, cause = 'TOO_LARGE', worker = name, error = 'a raw body of ' .. #element .. ' bytes'}
+      redis.call('ZADD', DEAD, now, cmsgpack.pack(why) .. wrapped)
+      note('bury', id, 'TOO_LARGE')
+      passed = passed + 1
     else
       claimed[#claimed + 1] = known and element or wrap(element, now, name .. ':' .. trip .. ':' .. i)
       passed = passed + 1
