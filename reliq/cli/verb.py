@@ -48,7 +48,9 @@ class Verb:
         self.configure(parser)
         common = parser.add_argument_group("options of every command")
         common.add_argument(
-            "--url", help="redis://, rediss:// or unix:// (default: $RELIQ_URL, else a private embedded Redis)"
+            "--url",
+            help="redis://, rediss://, redis+sentinel:// or unix:// (default: $RELIQ_URL, else a private "
+            "embedded Redis)",
         )
         if self.many_queues:
             common.add_argument(

@@ -7,8 +7,9 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +17,8 @@ import reliq
 from reliq import aio
 from tests.conformance.shell import Shell
 from tests.replicated.traffic import traffic
-from tests.servers import ServerBinary
-from tests.topologies import Replicated
+from tests.servers import RedisServer, ServerBinary
+from tests.topologies import FAST, Replicated, in_step, until
 
 
 @pytest.fixture(scope="module")
@@ -82,38 +83,43 @@ async def test_a_dead_and_a_silent_sentinel_are_passed_over(sh: Shell, shared: R
         assert time.monotonic() - started < 2.0
 
 
-@contextmanager
-def stale_sentinel(port: int) -> Iterator[int]:
-    """A sentinel that names this port for ever; its own port."""
-    reply = b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%d\r\n" % (len(str(port)), port)
-    server = socket.create_server(("127.0.0.1", 0))
+class FakeSentinel:
+    """A sentinel that names whom it is told to name."""
 
-    def serve() -> None:
-        while True:
-            try:
-                peer, _ = server.accept()
-            except OSError:
-                return
-            with peer:
-                while data := peer.recv(4096):
-                    peer.sendall(reply if b"get-master" in data.lower() else b"+OK\r\n")
+    def __init__(self, names: RedisServer) -> None:
+        self.names = names
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis+sentinel://127.0.0.1:{self._server.getsockname()[1]}/mymaster"
+        threading.Thread(target=self._serve, daemon=True).start()
 
-    threading.Thread(target=serve, daemon=True).start()
-    try:
-        yield server.getsockname()[1]
-    finally:
-        server.shutdown(socket.SHUT_RDWR)
-        server.close()
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                peer, _ = self._server.accept()
+                with peer:
+                    while data := peer.recv(4096):
+                        peer.sendall(self._reply() if b"get-master" in data.lower() else b"+OK\r\n")
+
+    def _reply(self) -> bytes:
+        port = str(self.names.port).encode()
+        return b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%s\r\n" % (len(port), port)
+
+    def __enter__(self) -> FakeSentinel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
 
 
 async def test_a_sentinel_that_names_a_replica_is_not_believed(sh: Shell, shared: Replicated) -> None:
     """ROLE tells: the next sentinel is asked; with no other, the error says what it is."""
-    with stale_sentinel(shared.replica.port) as port:
+    with FakeSentinel(shared.replica) as stale:
         good = shared.sentinels[0].port
-        q = sh.queue(url=f"redis+sentinel://127.0.0.1:{port},127.0.0.1:{good}/mymaster")
+        q = sh.queue(url=stale.url.replace("/mymaster", f",127.0.0.1:{good}/mymaster"))
         await sh(q.put(1))
         assert await sh.drain(q) == [1]
-        alone = sh.queue(url=f"redis+sentinel://127.0.0.1:{port}/mymaster")
+        alone = sh.queue(url=stale.url)
         with pytest.raises(reliq.Unavailable, match="is a slave"):
             await sh(alone.ping())
 
@@ -148,29 +154,36 @@ async def _size(replicated: Replicated, prefix: str) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("shell", ["sync", "aio"])
-async def test_what_a_failover_brings_back_is_settled_again(
-    replicated: Replicated, prefix: str, shell: str
-) -> None:
+async def test_what_a_failover_brings_back_is_settled_again(binary: ServerBinary, prefix: str, shell: str) -> None:
     """Acks that the replica never saw: the same consumer makes them again and does not deliver those messages."""
-    sh = Shell(shell, replicated.url, prefix)
-    q = sh.queue(timeout=5.0, lease=20.0)
-    await sh(q.put_many(range(20), replicas=1))
-    replica = replicated.replica
-    bodies = []
-    async with sh.open(q.consumer(prefetch=10)) as c:
-        leases = await sh(c.claim(10, timeout=5))
-        await sh(q.put("fence", id="fence", replicas=1))  # and with it, that the first ten are claimed
-        replica.suspend()
-        for lease in leases:
-            bodies.append(lease.body)
-            await sh(lease.ack())
-        replicated.primary.kill()
-        replica.resume()
-        while len(bodies) < 21:
-            for lease in await sh(c.claim(10, timeout=15)):
-                bodies.append(lease.body)
-                await sh(lease.ack())
-        assert await sh(c.claim(1, timeout=0.2)) == []
-    assert bodies == [*range(20), "fence"]
-    assert tuple(await sh(q.size())) == (0, 0, 0, 0)
-    await sh.finish()
+    with (
+        RedisServer(binary, extra_args=FAST) as old,
+        RedisServer(binary, extra_args=FAST) as new,
+        FakeSentinel(old) as sentinel,
+    ):
+        new.cli("REPLICAOF", "127.0.0.1", old.port)
+        until(lambda: in_step(new), "the replica is in step")
+        sh = Shell(shell, sentinel.url, prefix)
+        q = sh.queue(timeout=5.0, lease=20.0)
+        await sh(q.put_many(range(10)))
+        async with sh.open(q.consumer()) as c:
+            leases = await sh(c.claim(10, timeout=5))
+            await sh(sh.queue("other").put("x", replicas=1))  # and with it, that the ten are claimed
+            new.cli("REPLICAOF", "NO", "ONE")
+            bodies = await _acked(sh, leases)
+            sentinel.names = new
+            old.kill()
+            with new.client() as client:
+                assert client.llen(q.options.keys.doing(c.name)) == 10  # all of them are back
+            await sh(q.put("last"))
+            while "last" not in bodies:
+                bodies += await _acked(sh, await sh(c.claim(20, timeout=15)))
+        assert bodies == [*range(10), "last"]
+        assert tuple(await sh(q.size())) == (0, 0, 0, 0)
+        await sh.finish()
+
+
+async def _acked(sh: Shell, leases: list[Any]) -> list[Any]:
+    for lease in leases:
+        await sh(lease.ack())
+    return [lease.body for lease in leases]
