@@ -25,7 +25,7 @@ class Bar(NamedTuple):
         """A figure of this bar with its unit."""
         digits = 0 if abs(figure) >= 1000 else 1 if abs(figure) >= 100 else 2 if abs(figure) >= 1 else 3
         text = f"{figure:,.{digits}f}"
-        return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {self.unit}"
+        return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {self.unit}".rstrip()
 
     def holds(self, figure: float) -> bool:
         """Whether this figure meets the bar."""

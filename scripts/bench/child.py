@@ -59,5 +59,5 @@ def dramatiq(url: str, n: int, threads: int) -> Any:
 
 
 if __name__ == "__main__":
-    program: Callable[..., Any] = {"worker": worker, "blmove": blmove, "dramatiq": dramatiq}[sys.argv[1]]
-    print(json.dumps(program(**json.loads(sys.argv[2]))))
+    programs: dict[str, Callable[..., Any]] = {"worker": worker, "blmove": blmove, "dramatiq": dramatiq}
+    print(json.dumps(programs[sys.argv[1]](**json.loads(sys.argv[2]))))

@@ -5,8 +5,8 @@ depth            In two queues of one Redis, one that holds 10,000,000 messages 
                  then stopped; so the depth stays what it is. Time per message, deep over shallow, in turn.
 claim-consumers  A consumer that claims and acks one by one, beside 10,000 registered consumers against 10: time
                  that its scripts take in Redis (INFO commandstats), per call, in turn.
-reap-nothing     A Reaper's pass over these 10,000 live consumers: its time in Redis; if a pass makes more than one
-                 call, the bar is missed.
+reap-calls       A Reaper's pass over these 10,000 live consumers: its script calls,
+reap-nothing     and their time in Redis.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from scripts.bench.lab import Lab, available_memory, body, elements, fill, scrip
 BARS = (
     Bar("depth", "cost per message at depth 10,000,000 against 10,000", 1.1, least=False),
     Bar("claim-consumers", "claim with 10,000 registered consumers against 10", 1.1, least=False),
-    Bar("reap-nothing", "a reaper pass that finds nothing: one call, time in Redis", 1, "ms", least=False),
+    Bar("reap-calls", "a reaper pass that finds nothing: calls", 1, "", least=False),
+    Bar("reap-nothing", "a reaper pass that finds nothing: time in Redis", 1, "ms", least=False),
 )
 SHALLOW, DEEP = 10_000, 10_000_000
 
@@ -75,7 +76,7 @@ def _consumers(lab: Lab) -> dict[str, Figure]:
     crowds = (10, 10_000)
     costs: dict[int, list[float]] = {crowd: [] for crowd in crowds}
     passes: list[float] = []
-    calls = 0
+    calls: list[float] = []
     with lab.server() as server:
         client = redis.Redis(port=server.port)
         queues = {crowd: reliq.Queue(f"crowd-{crowd}", server.url) for crowd in crowds}
@@ -87,14 +88,13 @@ def _consumers(lab: Lab) -> dict[str, Figure]:
                 costs[crowd].append(1e6 * _claim(client, queue, lab.size(2000, 200)))
             made, seconds = _pass(client, queues[crowds[-1]])
             passes.append(1000 * seconds)
-            calls = max(calls, made)
+            calls.append(made)
         client.close()
     many, few = costs[crowds[-1]], costs[crowds[0]]
-    if calls > 1:
-        passes = [float("inf")]
     return {
         "claim-consumers": Figure(ratios(many, few), {"10,000 us": many, "10 us": few}),
-        "reap-nothing": Figure(passes, note=f"{calls:.0f} call a pass"),
+        "reap-calls": Figure(calls),
+        "reap-nothing": Figure(passes),
     }
 
 
