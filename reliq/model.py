@@ -82,14 +82,15 @@ class Receipt(str):
 
 
 def confirm(replicas: int, fsync: bool, timeout: float) -> Confirm:
-    """What a put waits for; within four fifths of ``timeout`` seconds, so that its answer comes before the end."""
+    """What a put waits for, and for how long: so much less than ``timeout`` seconds that the answer comes before its
+    end. (Redis looks at the clock every 100 ms.)"""
     if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 0:
         raise ConfigError(f"put(replicas={replicas!r}): how many replicas have to confirm it, 0 or more")
     if not isinstance(fsync, bool):
         raise ConfigError(f"put(fsync={fsync!r}): True or False")
     if not (replicas or fsync):
         return NOTHING
-    return Confirm(replicas, fsync, round(timeout * 800))
+    return Confirm(replicas, fsync, round(1000 * max(timeout / 2, min(timeout * 0.8, timeout - 0.3))))
 
 
 def receipts(ids: list[str], reply: Any, command: Command) -> list[Receipt]:

@@ -6,6 +6,7 @@ the same port and data. `external_servers()` adds servers that somebody else run
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -282,11 +283,13 @@ class RedisServer(_Addressed):
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:
             return
-        self._process.send_signal(how)
-        self._process.send_signal(signal.SIGCONT)  # a frozen process takes no SIGTERM
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
+        for _ in range(20):
+            self._process.send_signal(how)
+            self._process.send_signal(signal.SIGCONT)  # a frozen process takes no SIGTERM
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=0.5)  # while it writes its first append-only file it takes none either
+                break
+        else:
             self._process.kill()
             self._process.wait()
         self._process = None
