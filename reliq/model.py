@@ -82,8 +82,8 @@ class Receipt(str):
 
 
 def confirm(replicas: int, fsync: bool, timeout: float) -> Confirm:
-    """What a put waits for, and for how long: so much less than ``timeout`` seconds that the answer comes before its
-    end. (Redis looks at the clock every 100 ms.)"""
+    """What a put waits for, and for how long: so much less than ``timeout`` seconds that the answer comes before
+    its end. (Redis looks at the clock every 100 ms.)"""
     if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 0:
         raise ConfigError(f"put(replicas={replicas!r}): how many replicas have to confirm it, 0 or more")
     if not isinstance(fsync, bool):

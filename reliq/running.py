@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
 from reliq.ack import Handler, lease_class
+from reliq.core.consumer import Message
 from reliq.core.pace import Pace
 from reliq.core.verdict import describe
 from reliq.lease import Leased
@@ -81,6 +82,11 @@ class Executor(Generic[S]):
                 jobs.append(self.waiting.popleft())
             except IndexError:
                 return jobs
+
+    def in_hand(self, station: S) -> list[Message]:
+        """The messages of this queue that handlers have in hand."""
+        running = list(self.running.values())
+        return [r.job.message for r in running if r.job.station is station]
 
     def overdue(self, now: float) -> list[Running[S]]:
         """Handlers that are past their timeout and were not reported yet."""

@@ -108,8 +108,11 @@ class Stationed:
         """Put back what no handler has seen."""
         self.state.finished.extend(self.state.release(message) for message in messages)
 
-    def give_back_all(self) -> None:
-        """Put back whatever is held and not settled, in order."""
+    def give_back_all(self, in_handlers: Iterable[Message]) -> None:
+        """Put back whatever is held and not settled, in order; what handlers have in hand was delivered."""
+        unsettled = {id(message) for message in self.state.unsettled()}
+        seen = [message for message in in_handlers if id(message) in unsettled]
+        self.state.finished.extend([self.state.release(message, handled=True) for message in seen])
         self.give_back(self.state.unsettled())
 
 

@@ -196,7 +196,7 @@ class Loop(Working[Station]):
         for executor in self._executors.values():
             executor.close()
         for station in self.stations:
-            station.give_back_all()
+            station.give_back_all([m for e in self._executors.values() for m in e.in_hand(station)])
             await self._flush(station)
             await station.aclose()
         if self._watching is not None:

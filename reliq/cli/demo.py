@@ -259,12 +259,17 @@ class Stage:
             self.worker.wait()
 
     def _remove_keys(self) -> None:
-        keys, links = self.queue.options.keys, self.queue.links
-        names = [name for name, _ in links.insist(ops.consumers(keys))]
-        own = [part(name) for name in names for part in (keys.inbox, keys.doing, keys.session)]
-        parts = (keys.ready, keys.later, keys.dead, keys.events, keys.stats, keys.producers, keys.consumers)
-        for key in (*own, *parts, keys.queues):
-            links.insist(Command("DEL", (key,), idempotent=True))
+        """The prefix is of this run alone, so all keys under it are ours."""
+        links, cursor = self.queue.links, 0
+        pattern = f"{self.queue.options.keys.prefix}:*"
+        while True:
+            args = (cursor, "MATCH", pattern, "COUNT", 1000)
+            reply = links.insist(Command("SCAN", (), args, idempotent=True))
+            for key in reply[1]:
+                links.insist(Command("DEL", (), (key,), idempotent=True))
+            cursor = int(reply[0])
+            if cursor == 0:
+                return
 
 
 def _absolute(paths: list[str]) -> list[str]:

@@ -36,6 +36,7 @@ class Engine(Tripping):
         self._trips = queue.links.new(name="reliq-trip")
         self._bells = queue.links.new(name="reliq-bell", read_timeout=options.block + options.timeout)
         self._bell_id = 0
+        self.on_bell: Callable[[], None] = lambda: None
         self._bell_over = False
         self._unanswered: set[tuple[str, int]] = set()  # (run id, connection) whose BLMOVE may be under way
 
@@ -76,8 +77,9 @@ class Engine(Tripping):
 
         Nothing depends on the reply: a lost, late or doubled one is answered by the next trip.
         """
-        self._bells.connect()
-        self._bell_id = self._bells.server.client_id
+        if self._bells.connect() or not self._bell_id:
+            self._bell_id = self._bells.server.client_id
+            self.on_bell()  # before it can take a message: who sees us die must be able to end it
         call = (self._bells.server.run_id, self._bell_id)
         self._unanswered.add(call)
         if self._bell_over:  # set before end_bell() looks at what is unanswered: one of us sees the other

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -76,8 +77,8 @@ class Loop(Working[Station]):
             if handler.is_async not in self._executors:
                 self._executors[handler.is_async] = self._executor(handler.is_async)
             station = Station(index, handler, queue, self.who, self.wake)
-            if self._board is not None:  # before its first trip, which may claim already
-                self._board.show_station(index, station.state.name, 0, clock())
+            station.engine.on_bell = partial(self._show, station)
+            self._show(station)  # before its first trip, which may claim already
             self.stations.append(station)
         self._sweeper = Sweeper([queue for _, queue in self._handlers])
         names = ", ".join(handler.name for handler, _ in self._handlers)
@@ -129,15 +130,19 @@ class Loop(Working[Station]):
                 self._sweeper.hold(station.options.lease)
             if answer.sweep:
                 self._sweeper.sweep(station.queue, answer.sweep)
-        if self._board is not None:
-            name, bell_id = station.state.name, station.engine.bell_id
-            self._board.show_station(station.index, name, bell_id, station.engine.answered_at)
+        self._show(station)
         if answer.messages:
             self.got_messages(station)
         self._submit([Job(station, message) for message in answer.messages])
         if not answer.messages and self.is_empty() and self.begin_to_leave(float("inf")):
             self.wake()
         return bool(answer.messages)
+
+    def _show(self, station: Station) -> None:
+        """Tell the supervisor under which name and with which connections this queue is claimed from."""
+        if self._board is not None:
+            name, bell_id = station.state.name, station.engine.bell_id
+            self._board.show_station(station.index, name, bell_id, station.engine.answered_at)
 
     def _submit(self, fresh: list[Job[Station]]) -> None:
         jobs = self.ready_jobs(fresh)
@@ -219,7 +224,7 @@ class Loop(Working[Station]):
             tell_unfinished(r.job.message for r in running if not r.failed)
             clean = not running
             for station in self.stations:
-                station.give_back_all()
+                station.give_back_all([m for e in self._executors.values() for m in e.in_hand(station)])
                 self._flush(station)
                 if station.close() and self._board is not None:
                     self._board.hide_station(station.index)

@@ -244,6 +244,7 @@ def test_a_second_sigterm_gives_back_at_once(server: Any, prefix: str) -> None:
             leases = consumer.claim(4)
             assert [lease.id for lease in leases] == ids
             for lease in leases:
+                assert (lease.deliveries, lease.attempt) == (2, 1)
                 lease.ack()
 
 
