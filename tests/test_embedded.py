@@ -422,9 +422,7 @@ def test_the_directory_is_made_private(short_directory: Path) -> None:
     assert stat.S_IMODE(made.stat().st_mode) == 0o700
 
 
-def test_a_directory_of_somebody_else_is_refused(
-    short_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_of_somebody_else_is_refused(short_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No data goes where another user could read it; the message says whose it is and what to do."""
     monkeypatch.setattr(os, "geteuid", lambda: short_directory.stat().st_uid + 1)
     with pytest.raises(EmbeddedUnavailable, match=r"belongs to uid \d+.*RELIQ_DATA_DIR"):
@@ -563,16 +561,12 @@ def test_a_chosen_server_is_the_only_one(short_directory: Path, monkeypatch: pyt
         binary.find(short_directory)
 
 
-def test_data_of_a_later_server_is_not_overlooked(
-    short_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_of_a_later_server_is_not_overlooked(short_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """6.2 would start empty beside the append-only directory of 7.0, as if all messages were lost."""
     monkeypatch.setenv("RELIQ_REDIS_SERVER", script(short_directory / "old", "echo Redis server v=6.2.14"))
     assert binary.find(short_directory)
     (short_directory / "appendonlydir").mkdir()
-    with pytest.raises(
-        EmbeddedUnavailable, match=r"is version 6\.2, and the data .* written by 7\.0 or later"
-    ):
+    with pytest.raises(EmbeddedUnavailable, match=r"is version 6\.2, and the data .* written by 7\.0 or later"):
         binary.find(short_directory)
 
 
@@ -582,9 +576,7 @@ def test_a_server_that_dies_at_once_is_given_up_and_its_log_shown(short_director
         short_directory / "bad",
         'case "$1" in --version) echo Redis server v=7.0.0;; *) echo the disk is on fire >&2; exit 3;; esac',
     )
-    code = (
-        f"from reliq.embedded import ensure; from pathlib import Path; ensure(Path({str(short_directory)!r}))"
-    )
+    code = f"from reliq.embedded import ensure; from pathlib import Path; ensure(Path({str(short_directory)!r}))"
     run = python(code, RELIQ_REDIS_SERVER=bad)
     assert "EmbeddedUnavailable" in run.stderr
     assert "the disk is on fire" in run.stderr
