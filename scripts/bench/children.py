@@ -28,6 +28,11 @@ class Child:
         """Its process id."""
         return self._process.pid
 
+    def check(self) -> None:
+        """Raise if it has ended by itself."""
+        if self._process.poll() is not None:
+            raise RuntimeError(f"the measured process ended with {self._process.returncode}")
+
     def result(self, timeout: float = 120) -> Any:
         """Wait for its end; what it says."""
         output, _ = self._process.communicate(timeout=timeout)

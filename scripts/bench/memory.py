@@ -17,7 +17,7 @@ import redis
 import reliq
 from scripts.bench import textbook
 from scripts.bench.bars import Bar, Figure
-from scripts.bench.children import Child
+from scripts.bench.children import Child, await_idle
 from scripts.bench.lab import Lab, body, elements, fill, rss
 
 BARS = (
@@ -52,7 +52,9 @@ def _of_worker(lab: Lab, client: redis.Redis, url: str, total: int) -> tuple[flo
     points: list[tuple[int, float]] = []
     put = done = 0
     with Child("worker", url=url, queue="bench") as child:
+        await_idle(client)
         while done < total:
+            child.check()
             if put < total and put - done < 2 * len(part):
                 fill(client, keys.ready, part)
                 put += len(part)
