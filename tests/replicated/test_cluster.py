@@ -181,14 +181,21 @@ async def test_workers_go_on_while_a_slot_is_migrated(cluster: Cluster, tmp_path
     """Nothing is lost, nothing is handled twice, and MOVED, ASK and TRYAGAIN were all seen."""
     key = reliq.Queue("work", cluster.url, prefix=prefix).options.keys.ready
     before = said(cluster)
+
+    def unseen() -> list[str]:
+        now = said(cluster)
+        return [code for code in ("ASK", "TRYAGAIN", "MOVED") if now.get(code, 0) == before.get(code, 0)]
+
     async with traffic(cluster, tmp_path, prefix) as t:
-        await asyncio.to_thread(cluster.migrate_slot, key, pause=0.3)
-        await t.grows()
+        for _ in range(6):  # which of them a migration meets is a matter of moments
+            await asyncio.to_thread(cluster.migrate_slot, key, pause=0.3)
+            await t.grows()
+            if not unseen():
+                break
         await t.drained()
-    after = said(cluster)
     assert t.lost == {}
     assert set(t.handled().values()) == {1}
-    assert all(after.get(code, 0) > before.get(code, 0) for code in ("ASK", "TRYAGAIN", "MOVED")), (before, after)
+    assert unseen() == []
 
 
 async def test_workers_go_on_after_kill_9_of_the_primary(cluster: Cluster, tmp_path: Path, prefix: str) -> None:
