@@ -37,11 +37,8 @@ META_FROM: Final = 39
 MAX_U8, MAX_U16, MAX_U32 = 0xFF, 0xFFFF, 0xFFFFFFFF
 
 _HEADER: Final = struct.Struct(">4sBI4sIHHBB16s")
-_FROZEN: Final = struct.Struct(">4sBI4s")
 _COUNTERS: Final = struct.Struct(">IHHB")
 _NO_META: Final = b"\x80"
-#: The whole meta of a foreign element, exactly as trip.lua writes it: {"r": true}.
-RAW_META: Final = b"\x81\xa1r\xc3"
 
 Meta = dict[str, Any]
 

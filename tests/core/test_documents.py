@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import reliq.core
+from reliq import defaults
 from reliq.core import envelope as env
 from reliq.core.codec import CODECS
 from reliq.core.keys import Keys
@@ -87,3 +88,14 @@ def test_names_are_right() -> None:
     assert all(f"`{name}`" in section(WIRE, "The envelope") for name in CODECS)
     [vectors] = re.findall(r"Test vectors: `(.*?)`", WIRE)
     assert (ROOT / vectors).is_file()
+
+
+def test_the_ledger_is_as_long_as_the_defaults_say() -> None:
+    """The README prints the length from the defaults; every script that writes events uses it."""
+    lengths = [
+        int(number)
+        for path in sorted((CORE / "lua").glob("*.lua"))
+        for number in re.findall(r"'MAXLEN', '~', '(\d+)'", path.read_text("utf-8"))
+    ]
+    assert len(lengths) >= 2
+    assert set(lengths) == {defaults.LEDGER_LENGTH}
