@@ -18,7 +18,7 @@ StopFunction = Callable[[tenacity.RetryCallState], bool]
 
 
 def _default_wait() -> WaitFunction:
-    return tenacity.wait_exponential_jitter(1, defaults.WAIT_MOST)
+    return tenacity.wait_exponential_jitter(defaults.WAIT_FIRST, defaults.WAIT_MOST)
 
 
 @dataclass(frozen=True)
