@@ -123,7 +123,7 @@ def troubles(seen: Look, args: argparse.Namespace) -> Iterator[Trouble]:
     waiting = seen.ready + seen.due
     if waiting and not any(state(c) == "live" for c in seen.consumers):
         reason = f"{text.number(waiting, 'message')} to do and no live consumer"
-        yield Trouble("NO_CONSUMER", reason, "start one: reliq worker MODULE:HANDLER")
+        yield Trouble("NO_CONSUMERS", reason, "start one: reliq worker MODULE:HANDLER")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -65,7 +65,7 @@ def test_messages_and_nobody_to_handle_them(commands: Commands, redis: redis_py.
     result = commands("status")
     assert result.status == 1
     assert "! 1 message to do and no live consumer. Next: start one: reliq worker" in result.out
-    assert codes(commands("status", "--json").json) == ["NO_CONSUMER"]
+    assert codes(commands("status", "--json").json) == ["NO_CONSUMERS"]
     redis.delete(Keys("emails", commands.prefix).later)
     redis.lpush(Keys("emails", commands.prefix).ready, b"\xc1rlq\x00")
     assert commands("status").status == 0
@@ -103,7 +103,7 @@ def test_a_dead_workers_messages_come_back(commands: Commands) -> None:
     assert (result.status, result.err) == (0, "")
     assert "queue emails: 3 messages back to ready" in result.out
     assert f"held by {who['name']}" in result.out
-    assert codes(commands("status", "--json").json) == ["NO_CONSUMER"]
+    assert codes(commands("status", "--json").json) == ["NO_CONSUMERS"]
     assert [m["id"] for m in commands("peek", "--json").json["messages"]] == ids
     again = commands("reap", "--queue", "emails", "--json")
     assert again.status == 0
@@ -212,4 +212,4 @@ def test_put_beside_an_adopted_list(commands: Commands, redis: redis_py.Redis) -
         assert source == ready
         redis.execute_command("LMOVE", source, target, "RIGHT", "LEFT")
         assert queue.size().ready == 1
-    assert codes(commands("status", "--json").json, "orders") == ["NO_CONSUMER"]
+    assert codes(commands("status", "--json").json, "orders") == ["NO_CONSUMERS"]
