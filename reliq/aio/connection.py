@@ -39,6 +39,7 @@ T = TypeVar("T")
 _MOST: Final = 16
 _KINDS: Final = {"redis": Connection, "rediss": SSLConnection, "unix": UnixDomainSocketConnection}
 _FAILURES: Final = (redis.exceptions.RedisError, OSError, EOFError, asyncio.TimeoutError)
+_CLOSED: Final = redis.exceptions.ConnectionError("the connection was closed")
 
 
 class Link:
@@ -66,13 +67,20 @@ class Link:
         self._where = address.label
         self._revive = revive
         self._connected = False
+        #: A command was sent whose reply has not been read: until then the connection is good for nothing else.
+        self.unread = False
         self.key = keys.ready if keys else ""
         self.node: Node | None = None
         self.server = Server()
         _LINKS.add(self)
 
     async def connect(self) -> bool:
-        """Make sure there is a connection; True if it is a new one. Raises Unavailable, AccessDenied, …"""
+        """Make sure there is a connection; True if it is a new one. Raises Unavailable, AccessDenied, …
+
+        One with an unread reply is left alone.
+        """
+        if self.unread:
+            return False
         if self._connected and self._connection.is_connected:
             if not await self._stale() and not self._misled():
                 return False
@@ -160,33 +168,43 @@ class Link:
 
     async def run(self, command: Command) -> Any:
         """One round trip. The error says whether it was executed: Refused, or OutcomeUnknown; Moved: not here."""
-        if command.after:
-            return await self._run_with_more(command)
-        result = (await self.pipeline((command,)))[0]
-        if isinstance(result, ReliqError):
-            raise result
-        return result
-
-    async def _run_with_more(self, command: Command) -> Any:
-        """One round trip too: the command and what has to come behind it on the same connection."""
+        if self.unread:
+            await self._drop()  # somebody was interrupted before he read it: it is no reply to this command
         await self.connect()
-        client.check_needs(command, self.server, self._where)
-        replies, node = await self._exchange([command.words(), *command.after], [command]), None
+        await self.send(command)
+        return await self.receive(command)
+
+    async def send(self, command: Command) -> None:
+        """The first half of a round trip, behind ``connect``; its reply is ``unread`` until ``receive``, which has
+        to come next. Raises Unavailable or UnsupportedServer if it was not executed, else OutcomeUnknown."""
+        if command.after:
+            client.check_needs(command, self.server, self._where)
+        if not self._connected:
+            raise client.failure(_CLOSED, _what(command), self._where, sent=False)
+        await self._write([command.words(), *command.after], command)
+
+    async def receive(self, command: Command) -> Any:
+        """The second half: the reply to what was sent, with the errors of ``run``."""
+        if not self.unread:  # closed since
+            raise client.failure(_CLOSED, _what(command), self._where, sent=True)
+        replies, node = await self._read(1 + len(command.after), command), None
         if isinstance(replies[0], redis.exceptions.NoScriptError):
-            replies = await self._exchange([command.source_words(), *command.after], [command])
+            replies = await self._exchange([command.source_words(), *command.after], command)
         elif (node := client.asked_to(replies[0], self.node)) is not None:
             replies = await self._aside(node, [command.anew_words(), *command.after], command)
         if isinstance(replies[0], Exception):
             raise await self._failure(replies[0], command, node) from replies[0]
-        return command.read(replies)
+        return command.read(replies if command.after else replies[0])
 
     async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Several commands (of one slot) in one round trip; an error reply stands in the place of its result."""
+        if self.unread:
+            await self._drop()
         await self.connect()
-        replies = await self._exchange([c.words() for c in commands], commands)
+        replies = await self._exchange([c.words() for c in commands], commands[0])
         again = [i for i, r in enumerate(replies) if isinstance(r, redis.exceptions.NoScriptError)]
         if again:
-            repeated = await self._exchange([commands[i].source_words() for i in again], commands)
+            repeated = await self._exchange([commands[i].source_words() for i in again], commands[0])
             for i, reply in zip(again, repeated, strict=True):
                 replies[i] = reply
         asked = [client.asked_to(reply, self.node) for reply in replies]
@@ -232,31 +250,46 @@ class Link:
                 replies.append(error)
         return replies
 
-    async def _exchange(self, lines: Sequence[Sequence[Any]], commands: Sequence[Command]) -> list[Any]:
+    async def _exchange(self, lines: Sequence[Sequence[Any]], command: Command) -> list[Any]:
+        await self._write(lines, command)
+        return await self._read(len(lines), command)
+
+    async def _write(self, lines: Sequence[Sequence[Any]], command: Command) -> None:
         connection = self._connection
-        packed = connection.pack_commands(lines)
+        packed, self.unread = connection.pack_commands(lines), True
+        async with self._answering(command):
+            # A stream that fails in drain() may have sent all: the outcome is unknown.
+            await connection.send_packed_command(packed, check_health=False)
+
+    async def _read(self, count: int, command: Command) -> list[Any]:
+        async with self._answering(command):
+            replies = await self._read_all(self._connection, count)
+        self.unread = False
+        return replies
+
+    @asynccontextmanager
+    async def _answering(self, command: Command) -> AsyncIterator[None]:
+        """Within the time limit; whatever goes wrong from here on: the outcome is unknown, the connection ends."""
         try:
             async with time_limit(self._read_timeout):
-                # A stream that fails in drain() may have sent all: from here on the outcome is unknown.
-                await connection.send_packed_command(packed, check_health=False)
-                return await self._read_all(connection, len(lines))
+                yield
         except _FAILURES as error:
             self._topology.doubt(self.node)  # it may be gone: in a Cluster others are asked first
             await self._drop()
-            raise client.failure(_plain(error), _what(commands[0]), self._where, sent=True) from error
+            raise client.failure(_plain(error), _what(command), self._where, sent=True) from error
         except BaseException:
             await self._drop()  # interrupted between question and answer: never read it as another's
             raise
 
     async def _drop(self) -> None:
         """End the connection without waiting for anything, so that it can be done while being cancelled."""
-        self._connected = False
+        self._connected = self.unread = False
         if self._connection is not None:
             await _end(self._connection)
 
     async def aclose(self) -> None:
         """End the connection; the next command makes a new one."""
-        self._connected = False
+        self._connected = self.unread = False
         if self._connection is not None:
             with suppress(*_FAILURES):
                 await self._connection.disconnect()
@@ -274,7 +307,7 @@ class Link:
             os.dup2(nothing, sock.fileno())
             os.close(nothing)
         _INHERITED.append(self._connection)
-        self._connection, self._connected = None, False
+        self._connection, self._connected, self.unread = None, False, False
 
 
 def _make(kind: str, kwargs: dict[str, Any]) -> Any:

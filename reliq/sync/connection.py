@@ -31,6 +31,8 @@ _KINDS: Final = {
     "rediss": redis.SSLConnection,
     "unix": redis.UnixDomainSocketConnection,
 }
+_FAILURES: Final = (redis.exceptions.RedisError, OSError, EOFError)
+_CLOSED: Final = redis.exceptions.ConnectionError("the connection was closed")
 
 
 class Link:
@@ -54,12 +56,19 @@ class Link:
         self._revive = revive
         self._used_at = time.monotonic()
         self._connected = False
+        #: A command was sent whose reply has not been read: until then the connection is good for nothing else.
+        self.unread = False
         self.key = keys.ready if keys else ""
         self.node: Node | None = None
         self.server = Server()
 
     def connect(self) -> bool:
-        """Make sure there is a connection; True if it is a new one. Raises Unavailable, AccessDenied, …"""
+        """Make sure there is a connection; True if it is a new one. Raises Unavailable, AccessDenied, …
+
+        One with an unread reply is left alone.
+        """
+        if self.unread:
+            return False
         if self._connected and self._connection.is_connected:
             rested = time.monotonic() - self._used_at >= _CHECK_AFTER
             if not (rested and self._stale()) and not self._misled():
@@ -102,7 +111,7 @@ class Link:
             connection.connect()
             connection.send_packed_command(connection.pack_command(*step.words), check_health=False)
             return connection.read_response()
-        except (redis.exceptions.RedisError, OSError, EOFError) as error:
+        except _FAILURES as error:
             raise client.failure(error, step.words[0].lower(), str(step.node), sent=False) from error
         finally:
             connection.disconnect()
@@ -119,7 +128,7 @@ class Link:
             questions = client.opening(self._address)
             connection.send_packed_command(connection.pack_commands(questions), check_health=False)
             replies = [self._maybe(connection) for _ in questions]
-        except (redis.exceptions.RedisError, OSError, EOFError) as error:
+        except _FAILURES as error:
             raise client.failure(error, "connect", self._where, sent=False) from error
         self.server, self.node = client.read_server(replies, self._where), node
         client.check_keys(self._keys, self.server)
@@ -142,29 +151,33 @@ class Link:
 
     def run(self, command: Command) -> Any:
         """One round trip. The error says whether it was executed: Refused, or OutcomeUnknown; Moved: not here."""
+        if self.unread:
+            self.close()  # somebody was interrupted before he read it: it is no reply to this command
         self.connect()
-        if command.after:
-            return self._run_with_more(command)
-        reply, node = self._exchange(command.words(), command), None
-        if isinstance(reply, redis.exceptions.NoScriptError):
-            reply = self._exchange(command.source_words(), command)
-        elif (node := client.asked_to(reply, self.node)) is not None:
-            [reply] = self._aside(node, [command.anew_words()], command)
-        if isinstance(reply, Exception):
-            raise self._failure(reply, command, node) from reply
-        return command.read(reply)
+        self.send(command)
+        return self.receive(command)
 
-    def _run_with_more(self, command: Command) -> Any:
-        """One round trip too: the command and what has to come behind it on the same connection."""
-        client.check_needs(command, self.server, self._where)
-        replies, node = self._exchange_all([command.words(), *command.after], [command]), None
+    def send(self, command: Command) -> None:
+        """The first half of a round trip, behind ``connect``; its reply is ``unread`` until ``receive``, which has
+        to come next. Raises Unavailable or UnsupportedServer: it was not executed."""
+        if command.after:
+            client.check_needs(command, self.server, self._where)
+        if not self._connected:
+            raise client.failure(_CLOSED, _what(command), self._where, sent=False)
+        self._write([command.words(), *command.after], command)
+
+    def receive(self, command: Command) -> Any:
+        """The second half: the reply to what was sent, with the errors of ``run``."""
+        if not self.unread:  # closed since
+            raise client.failure(_CLOSED, _what(command), self._where, sent=True)
+        replies, node = self._read(1 + len(command.after), command), None
         if isinstance(replies[0], redis.exceptions.NoScriptError):
-            replies = self._exchange_all([command.source_words(), *command.after], [command])
+            replies = self._exchange([command.source_words(), *command.after], command)
         elif (node := client.asked_to(replies[0], self.node)) is not None:
             replies = self._aside(node, [command.anew_words(), *command.after], command)
         if isinstance(replies[0], Exception):
             raise self._failure(replies[0], command, node) from replies[0]
-        return command.read(replies)
+        return command.read(replies if command.after else replies[0])
 
     def _failure(self, reply: Exception, command: Command, asked: Node | None = None) -> ReliqError:
         """What an error reply means; if the primary is elsewhere, the connection is of no use any more."""
@@ -183,7 +196,7 @@ class Link:
             connection.send_packed_command(connection.pack_commands([("ASKING",), *lines]), check_health=False)
             sent = True
             return self._read_all(connection, 1 + len(lines))[1:]
-        except (redis.exceptions.RedisError, OSError, EOFError) as error:
+        except _FAILURES as error:
             raise client.failure(error, _what(command), where, sent=sent) from error
         finally:
             connection.disconnect()
@@ -198,30 +211,15 @@ class Link:
                 replies.append(error)
         return replies
 
-    def _exchange(self, words: Sequence[Any], command: Command) -> Any:
-        connection, sent = self._connection, False
-        try:
-            connection.send_packed_command(connection.pack_command(*words), check_health=False)
-            sent = True
-            reply = connection.read_response()
-        except redis.exceptions.ResponseError as error:
-            reply = error
-        except (redis.exceptions.RedisError, OSError, EOFError) as error:
-            self._lost()
-            raise client.failure(error, _what(command), self._where, sent=sent) from error
-        except BaseException:
-            self.close()  # interrupted between question and answer: never read that answer as another's
-            raise
-        self._used_at = time.monotonic()
-        return reply
-
     def pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Several commands (of one slot) in one round trip; an error reply stands in the place of its result."""
+        if self.unread:
+            self.close()
         self.connect()
-        replies = self._exchange_all([c.words() for c in commands], commands)
+        replies = self._exchange([c.words() for c in commands], commands[0])
         again = [i for i, r in enumerate(replies) if isinstance(r, redis.exceptions.NoScriptError)]
         if again:
-            repeated = self._exchange_all([commands[i].source_words() for i in again], commands)
+            repeated = self._exchange([commands[i].source_words() for i in again], commands[0])
             for i, reply in zip(again, repeated, strict=True):
                 replies[i] = reply
         asked = [client.asked_to(reply, self.node) for reply in replies]
@@ -233,19 +231,31 @@ class Link:
             for c, r, node in zip(commands, replies, asked, strict=True)
         ]
 
-    def _exchange_all(self, lines: Sequence[Sequence[Any]], commands: Sequence[Command]) -> list[Any]:
-        connection, sent = self._connection, False
+    def _exchange(self, lines: Sequence[Sequence[Any]], command: Command) -> list[Any]:
+        self._write(lines, command)
+        return self._read(len(lines), command)
+
+    def _write(self, lines: Sequence[Sequence[Any]], command: Command) -> None:
+        connection, self.unread = self._connection, True
         try:
             connection.send_packed_command(connection.pack_commands(lines), check_health=False)
-            sent = True
-            replies = self._read_all(connection, len(lines))
-        except (redis.exceptions.RedisError, OSError, EOFError) as error:
+        except _FAILURES as error:
             self._lost()
-            raise client.failure(error, _what(commands[0]), self._where, sent=sent) from error
+            raise client.failure(error, _what(command), self._where, sent=False) from error
         except BaseException:
             self.close()
             raise
-        self._used_at = time.monotonic()
+
+    def _read(self, count: int, command: Command) -> list[Any]:
+        try:
+            replies = self._read_all(self._connection, count)
+        except _FAILURES as error:
+            self._lost()
+            raise client.failure(error, _what(command), self._where, sent=True) from error
+        except BaseException:
+            self.close()  # interrupted between question and answer: never read that answer as another's
+            raise
+        self.unread, self._used_at = False, time.monotonic()
         return replies
 
     def _lost(self) -> None:
@@ -255,7 +265,7 @@ class Link:
 
     def close(self) -> None:
         """End the connection; the next command makes a new one."""
-        self._connected = False
+        self._connected = self.unread = False
         if self._connection is not None:
             self._connection.disconnect()
 

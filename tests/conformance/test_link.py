@@ -1,0 +1,101 @@
+"""A connection, and the two halves of a round trip: a reply is read by who sent its command, or by nobody."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis as redis_py
+
+import reliq
+from reliq.core import ops
+from reliq.core.command import Command
+from reliq.errors import WrongKeyType
+from tests.conformance.shell import Shell
+from tests.faults.proxy import FaultProxy, drop_reply
+from tests.servers import ExternalServer, RedisServer
+
+
+def echo(text: str) -> Command:
+    """A command with a reply of its own."""
+    return Command("ECHO", (), (text,), lambda reply: reply.decode())
+
+
+@pytest.fixture
+async def link(sh: Shell) -> AsyncIterator[Any]:
+    """A connection that has been made."""
+    made = await sh(sh.queue().links.new())
+    await sh(made.connect())
+    yield made
+    await sh.close(made)
+
+
+async def test_two_halves(sh: Shell, link: Any) -> None:
+    """send, then receive: the reply; in between the connection is left as it is, whoever asks for it."""
+    client_id = link.server.client_id
+    for text in ("a", "b"):
+        await sh(link.send(echo(text)))
+        assert link.unread
+        assert await sh(link.connect()) is False
+        assert await sh(link.receive(echo(text))) == text
+        assert not link.unread
+    assert await sh(link.run(Command("CLIENT", (), ("ID",)))) == client_id
+
+
+async def test_what_nobody_read_is_nobodys(sh: Shell, link: Any) -> None:
+    """A command behind one whose reply was never read gets its own reply, on a new connection."""
+    client_id = link.server.client_id
+    await sh(link.send(echo("lost")))
+    assert await sh(link.run(echo("mine"))) == "mine"
+    await sh(link.send(echo("lost")))
+    assert await sh(link.pipeline([echo("x"), echo("y")])) == ["x", "y"]
+    assert link.server.client_id > client_id
+
+
+async def test_halves_need_a_connection(sh: Shell, link: Any) -> None:
+    """Without a connection nothing is sent, certainly; a reply whose connection was closed is unknown for ever."""
+    await sh(link.send(echo("a")))
+    await sh.close(link)
+    assert not link.unread
+    with pytest.raises(reliq.OutcomeUnknown):
+        await sh(link.receive(echo("a")))
+    with pytest.raises(reliq.Unavailable):
+        await sh(link.send(echo("b")))
+    assert await sh(link.run(echo("c"))) == "c"
+
+
+async def test_second_half_sends_the_source(sh: Shell, link: Any) -> None:
+    """A script that the server has forgotten between two trips is sent in full, by the half that learns it."""
+    keys = sh.queue().options.keys
+    await sh(link.run(Command("SCRIPT", (), ("FLUSH",))))
+    command = ops.put(keys, b"producer", 1, [b"a"])
+    await sh(link.send(command))
+    assert await sh(link.receive(command)) is True
+    await sh(link.send(command))
+    assert await sh(link.receive(command)) is False
+
+
+async def test_error_reply_in_the_second_half(sh: Shell, link: Any, redis: redis_py.Redis) -> None:
+    """An error reply is raised by receive, and the connection stays good."""
+    keys = sh.queue().options.keys
+    redis.set(keys.ready, "no list")
+    await sh(link.send(ops.put(keys, b"producer", 1, [b"a"])))
+    with pytest.raises(WrongKeyType):
+        await sh(link.receive(ops.put(keys, b"producer", 1, [b"a"])))
+    assert await sh(link.connect()) is False
+    assert await sh(link.run(echo("a"))) == "a"
+
+
+async def test_no_reply_in_the_second_half(sh: Shell, server: RedisServer | ExternalServer) -> None:
+    """No answer in time: unknown, and the next command has a new connection and its own reply."""
+    with FaultProxy("127.0.0.1", int(server.url.rsplit(":", 1)[1].split("/")[0])) as proxy:
+        link = await sh(sh.queue(url=proxy.url).links.new(read_timeout=0.3))
+        await sh(link.connect())
+        proxy.on(command="ECHO", action=drop_reply())
+        await sh(link.send(echo("a")))
+        with pytest.raises(reliq.OutcomeUnknown):
+            await sh(link.receive(echo("a")))
+        assert not link.unread
+        assert await sh(link.run(echo("b"))) == "b"
+        await sh.close(link)
