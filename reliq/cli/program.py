@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import Final
 
 import reliq
-from reliq.cli import demo, failure, peek, put, reap, status, text, worker
+from reliq.cli import demo, errors, failure, peek, put, reap, status, text, worker
 from reliq.cli.failure import FINE, USAGE
 from reliq.cli.verb import Verb
 from reliq.errors import ConfigError, ReliqError
 
-VERBS: Final = {v.name: v for v in (demo.VERB, worker.VERB, put.VERB, status.VERB, peek.VERB, reap.VERB)}
+VERBS: Final = {
+    v.name: v for v in (demo.VERB, worker.VERB, put.VERB, status.VERB, peek.VERB, reap.VERB, errors.VERB)
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

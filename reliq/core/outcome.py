@@ -67,6 +67,11 @@ def code_of(text: str) -> str:
     return code
 
 
+def refusal(code: str) -> type[Refused] | None:
+    """The error that an answer with this code is raised as; None if the code says nothing to us."""
+    return _REPLIES[code][0] if code in _REPLIES else None
+
+
 def of_reply(text: str, what: str, where: str) -> ReliqError:
     """The error for an error reply: ``what`` was asked (a command or queue), ``where`` is the address."""
     code = code_of(text)
