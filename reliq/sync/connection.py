@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from typing import Any, Final, TypeVar
@@ -26,7 +26,8 @@ from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
 T = TypeVar("T")
 #: A connection that has been idle for longer is looked at before it is used.
 _CHECK_AFTER: Final = 1.0
-_KINDS: Final = {
+#: By the kind of a URL: what makes a connection of redis-py, not connected yet.
+KINDS: Final[Mapping[str, Callable[..., Any]]] = {
     "redis": redis.Connection,
     "rediss": redis.SSLConnection,
     "unix": redis.UnixDomainSocketConnection,
@@ -59,6 +60,7 @@ class Link:
         #: A command was sent whose reply has not been read: until then the connection is good for nothing else.
         self.unread = False
         self.key = keys.ready if keys else ""
+        self.kinds = KINDS  # who tries faults puts others in their place
         self.node: Node | None = None
         self.server = Server()
 
@@ -106,7 +108,7 @@ class Link:
             raise
 
     def _ask(self, step: Ask) -> Any:
-        connection = _KINDS[self._address.kind](**client.asking_kwargs(self._address, step.node, retry=Retry))
+        connection = KINDS[self._address.kind](**client.asking_kwargs(self._address, step.node, retry=Retry))
         try:
             connection.connect()
             connection.send_packed_command(connection.pack_command(*step.words), check_health=False)
@@ -117,7 +119,7 @@ class Link:
             connection.disconnect()
 
     def _make(self, node: Node) -> Any:
-        return _KINDS[self._address.kind](**client.connection_kwargs(self._address, node, **self._options))
+        return self.kinds[self._address.kind](**client.connection_kwargs(self._address, node, **self._options))
 
     def _open(self, node: Node) -> Server:
         self.close()
