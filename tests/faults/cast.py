@@ -155,6 +155,7 @@ class _Producer:
         self.ms: list[int] = settings["ms"]
         self.fill = settings.get("fill", 0)
         self.plain = settings.get("plain", False)
+        self.confirm = {"replicas": settings["replicas"]} if "replicas" in settings else {}
         self.own_id = ""
 
     def body(self) -> dict[str, Any]:
@@ -171,16 +172,16 @@ class _Producer:
         kind = "one" if self.plain else self.chance.choice(["one"] * 6 + ["many", "later", "own id", "same id"])
         try:
             if kind == "many":
-                self.queue.put_many(self.body() for _ in range(self.chance.randint(2, 5)))
+                self.queue.put_many([self.body() for _ in range(self.chance.randint(2, 5))], **self.confirm)
             elif kind == "later":
-                self.queue.put(self.body(), delay=0.1)
+                self.queue.put(self.body(), delay=0.1, **self.confirm)
             elif kind == "own id" or (kind == "same id" and not self.own_id):
                 self.own_id = f"own-{self.number}"
-                self.queue.put(self.body(), id=self.own_id)
+                self.queue.put(self.body(), id=self.own_id, **self.confirm)
             elif kind == "same id":  # accepted before, by the same words: no second copy
-                self.queue.put(self.body(), id=self.own_id)
+                self.queue.put(self.body(), id=self.own_id, **self.confirm)
             else:
-                self.queue.put(self.body())
+                self.queue.put(self.body(), **self.confirm)
         except (reliq.OutcomeUnknown, PutManyError) as error:
             self.repeat(error)
 

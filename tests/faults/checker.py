@@ -24,7 +24,8 @@ and of DESIGN 3 (the rules are named after it):
 What cannot be checked from outside: an ack whose answer nobody received. It counts as accepted if its effect is
 there and the message is not; so a loss between the effect and such an ack goes unseen.
 After a rollback of the server (`Terms.rollbacks`) confirmed writes are missing: what was confirmed within
-`Terms.forgets` seconds before it is excused, counted, and listed.
+`Terms.forgets` seconds before it is excused, counted, and listed. No put is excused with `Terms.durable`, where a
+replica had confirmed it.
 """
 
 from __future__ import annotations
@@ -75,8 +76,19 @@ class Terms:
     bound: float = 60.0
     rollbacks: Sequence[float] = ()
     forgets: float = 0.0
+    durable: bool = False
+    """A replica had every confirmed put: no rollback excuses the loss of one."""
     complaints: Sequence[tuple[str, str]] = ()
     """(rule, what) that the round itself has seen, such as a worker that did not end."""
+
+
+class Forgotten(NamedTuple):
+    """An acknowledged put that a rollback took back: seconds from the start of the round to its confirmation, and
+    from there to the rollback."""
+
+    id: str
+    at: float
+    before: float
 
 
 class Violation(NamedTuple):
@@ -100,7 +112,7 @@ class Report:
     acked: int = 0
     dead: int = 0
     lost: list[str] = field(default_factory=list)
-    forgiven: list[str] = field(default_factory=list)
+    forgiven: list[Forgotten] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     duplicated: int = 0
     extra: Counter[str] = field(default_factory=Counter)
@@ -148,6 +160,7 @@ class _Story:
             for event in events:
                 for id in [event["id"]] if "id" in event else event.get("ids", ()):
                     self.moments[id].append(event["mono"])
+        self.start = min((e["mono"] for e in events), default=0.0)
         self.end = max((e["mono"] for e in events), default=0.0)
         self.anchor = _anchor(events)
 
@@ -155,14 +168,14 @@ class _Story:
         """The time of a ledger entry by the common clock."""
         return entry["ms"] / 1000 - self.anchor if self.anchor is not None else self.end
 
-    def excused(self, *moments: float | None) -> bool:
-        """Whether one of these moments is so shortly before a rollback that the server may have forgotten it."""
+    def rollback_after(self, moment: float) -> float | None:
+        """The rollback, if there is one, that came so soon after it that the server may have forgotten it."""
         forgets = self.terms.forgets
-        return any(m is not None and r - forgets <= m <= r for m in moments for r in self.terms.rollbacks)
+        return next((r for r in self.terms.rollbacks if r - forgets <= moment <= r), None)
 
     def rolled_back(self, id: str) -> bool:
         """Whether the server may have forgotten anything about this message."""
-        return self.excused(*self.moments.get(id, ()))
+        return any(self.rollback_after(moment) is not None for moment in self.moments.get(id, ()))
 
 
 def _anchor(events: Iterable[Event]) -> float | None:
@@ -251,8 +264,9 @@ def _i1_lost(story: _Story, report: Report) -> Iterator[Violation]:
         if put.ok is None or id in story.at_rest:
             continue
         why = _gone_for_no_reason(story, id)
-        if why and (story.excused(put.ok) or (story.terms.rollbacks and story.rolled_back(id))):
-            report.forgiven.append(id)
+        rollback = None if story.terms.durable else story.rollback_after(put.ok)
+        if why and rollback is not None:
+            report.forgiven.append(Forgotten(id, put.ok - story.start, rollback - put.ok))
         elif why:
             report.lost.append(id)
             yield Violation(story.end, "I1", id, f"was accepted and is nowhere: {why}")
@@ -446,7 +460,8 @@ def incident(
             lines.append(f"  and {len(faults) - 40} more")
     lines.append(f"COUNTS    {counts(report)}")
     if report.forgiven:
-        lines.append(f"FORGIVEN  acknowledged, then forgotten by the server: {', '.join(report.forgiven)}")
+        lines.append("FORGIVEN  acknowledged puts that the server has forgotten by a rollback:")
+        lines += [f"  {line}" for line in forgiven(report)]
     lines.append(f"REPLAY    {replay}")
     return "\n".join(lines)
 
@@ -457,14 +472,23 @@ def _verdict(report: Report) -> str:
     return f"BROKEN: {', '.join(sorted(report.rules))}"
 
 
+def forgiven(report: Report) -> list[str]:
+    """Exactly which acknowledged puts were lost to a rollback, a line for each."""
+    return [
+        f"message {id}, put at {at:+.3f} s, is gone: the server was rolled back {before:.3f} s later"
+        for id, at, before in report.forgiven
+    ]
+
+
 def counts(report: Report) -> str:
     """All numbers in one line."""
     causes = ", ".join(f"{cause} {n}" for cause, n in sorted(report.extra.items())) or "none"
+    rollback = f" (and {len(report.forgiven)} by rollback)" if report.forgiven else ""
     return (
         f"attempted {report.attempted}, acknowledged {report.acknowledged}, refused {report.refused}, unknown "
         f"{report.unknown} (of which {report.recovered} were in), acked {report.acked}, dead {report.dead}, lost "
-        f"{len(report.lost)}, unexpected {len(report.unexpected)}, delivered more than once {report.duplicated}, "
-        f"extra deliveries by cause: {causes}, recovery {report.recovery:.2f} s"
+        f"{len(report.lost)}{rollback}, unexpected {len(report.unexpected)}, delivered more than once "
+        f"{report.duplicated}, extra deliveries by cause: {causes}, recovery {report.recovery:.2f} s"
     )
 
 

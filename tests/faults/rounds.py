@@ -1,9 +1,5 @@
 """Rounds: real processes at work on a real server, one kind of fault, then heal, drain, and check everything.
 
-    scripts/faults --minutes 60 --seed 1        the whole matrix again and again, alternating the servers
-    scripts/faults --only kill-workers --seed 1 --rounds 1 --server 7.0      one round, as a report replays it
-    scripts/faults --list                       every kind of fault, in one sentence each
-
 A round is made from its seed alone: who plays, what is put, what is hurt and when. (What the machine makes of it
 in time differs from run to run; the seed gives the same attack, not the same interleaving.) Its parts:
 
@@ -13,21 +9,18 @@ in time differs from run to run; the seed gives the same attack, not the same in
     4 drain   within lease + sweep + work; then processes end on SIGTERM, with status 0
     5 check   history, effects and every key of the server (checker.py)
 
-Kinds of faults are functions under ``@fault``, in the modules that MORE names. A kind says which causes of extra
-deliveries it explains: ``causes=()`` is a fault that may not cost a single one.
+Kinds of faults are functions under ``@fault``, in the modules that MORE names; matrix.py plays them all. A kind
+says which causes of extra deliveries it explains: ``causes=()`` is a fault that may not cost a single one.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import importlib.util
-import json
 import os
 import random
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -47,7 +40,7 @@ from tests.faults.checker import Final, Found, Report, Terms
 from tests.faults.history import Effects, History
 from tests.faults.lab import WorkerProcess, wait_until
 from tests.faults.proxy import Action, FaultProxy, Rule
-from tests.servers import NO_SERVER, RedisServer, ServerBinary, find_servers
+from tests.servers import RedisServer, ServerBinary
 
 Settings = dict[str, Any]
 
@@ -65,10 +58,6 @@ SUPERVISED: Settings = {"supervise": True, "worker": {"processes": 2}}
 PLAIN: Settings = {}
 
 SKIPS: dict[str, str] = {
-    "sentinel-failover": "nobody has written it yet",
-    "cluster-failover": "nobody has written it yet",
-    "slot-migration": "nobody has written it yet",
-    "read-only-replica": "nobody has written it yet",
     "fsync-per-put": "WAITAOF needs Redis 7.2, and none is at hand",
     "redis-8": "no such server at hand",
     "valkey": "no such server at hand",
@@ -92,6 +81,7 @@ class Kind:
     proxied: bool = False
     appendfsync: str = "always"
     forgets: float = 0.0
+    durable: bool = False
     deaths: Sequence[int] = (signal.SIGKILL,)
     needs: tuple[int, ...] = (6, 2)
     stage: Callable[[Round], AbstractContextManager[Any]] | None = None
@@ -105,9 +95,10 @@ def fault(name: str, *, causes: Sequence[str] = (), **options: Any) -> Callable[
 
     ``causes``: of extra deliveries (reap, release, late) that it explains. ``dead``: causes of dead letters.
     ``lease`` seconds; ``workers`` and ``producers``: settings for cast.py, one process each; ``proxied``: all go
-    through ``Round.proxy``; ``forgets``: seconds of confirmed writes that a rollback may lose; ``deaths``: the
-    signals that processes may die of; ``needs``: the oldest server version; ``stage``: a context manager that
-    takes the Round and gives something with ``url`` and ``client()``, instead of one RedisServer.
+    through ``Round.proxy``; ``forgets``: seconds of confirmed writes that a rollback may lose; ``durable``: no put
+    is among them; ``deaths``: the signals that processes may die of; ``needs``: the oldest server version;
+    ``stage``: a context manager that takes the Round and gives something with ``url`` and ``client()``, instead
+    of one RedisServer.
     """
 
     def register(harm: Any) -> Any:
@@ -423,6 +414,7 @@ class Round:
             bound=bound,
             rollbacks=self.rollbacks,
             forgets=self.kind.forgets,
+            durable=self.kind.durable,
             complaints=self.complaints,
         )
         events, effects, final = self.history.read(), self.effects.read(), self.final()
@@ -497,172 +489,3 @@ def _file(place: str, element: bytes, found: list[Found], strange: list[str]) ->
 def play(kind: Kind, binary: ServerBinary, seed: int, *, seconds: float, broken: str = "") -> Outcome:
     """Play one round."""
     return Round(kind, binary, seed, seconds, broken).play()
-
-
-# -- the whole matrix ---------------------------------------------------------------------------------------
-
-
-@dataclass
-class Row:
-    """What the rounds of one kind have shown together."""
-
-    fault: str
-    rounds: int = 0
-    messages: int = 0
-    lost: int = 0
-    unexpected: int = 0
-    forgiven: int = 0
-    extra: Counter[str] = field(default_factory=Counter)
-    worst: float = 0.0
-    broken: int = 0
-
-    def add(self, outcome: Outcome) -> None:
-        report = outcome.report
-        self.rounds += 1
-        self.messages += report.attempted
-        self.lost += len(report.lost)
-        self.unexpected += len(report.unexpected)
-        self.forgiven += len(report.forgiven)
-        self.extra += report.extra
-        self.worst = max(self.worst, report.recovery)
-        self.broken += not report.ok
-
-    def cells(self) -> tuple[str, ...]:
-        extra = ", ".join(f"{n} {cause}" for cause, n in sorted(self.extra.items())) or "0"
-        lost = f"{self.lost} (+{self.forgiven} by rollback)" if self.forgiven else str(self.lost)
-        numbers = (self.fault, str(self.rounds), str(self.messages), lost, str(self.unexpected), extra)
-        return (*numbers, f"{self.worst:.1f} s", "kept" if not self.broken else f"BROKEN in {self.broken}")
-
-
-HEADINGS = (
-    "fault", "rounds", "messages", "lost", "unexpected", "extra deliveries", "worst recovery", "invariants",
-)  # fmt: skip
-
-
-def table(rows: Sequence[Row], skips: dict[str, str]) -> str:
-    """The one table at the end. What was not run is a named skip, never a pass."""
-    lines = [HEADINGS, *(row.cells() for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
-    text = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    ]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*text, *(f"{name.ljust(widths[0])}  SKIPPED: {why}" for name, why in skips.items())])
-
-
-class Matrix:
-    """Rounds of all kinds in turn, each time on the other server, until the time is over."""
-
-    def __init__(self, kinds: Sequence[Kind], binaries: Sequence[ServerBinary], seed: int, **play: Any) -> None:
-        self.kinds, self.binaries, self.seed, self._play = kinds, binaries, seed, play
-        self.rows = {kind.name: Row(kind.name) for kind in kinds}
-        self.incidents: list[str] = []
-        self.vain: list[str] = []
-
-    def run(self, minutes: float, most: int | None) -> None:
-        """At least one round; none is begun after the time is over, or after ``most`` of them."""
-        end = time.monotonic() + minutes * 60
-        for number in range(most or 1_000_000):
-            cycle, place = divmod(number, len(self.kinds))
-            kind = self.kinds[place]
-            able = [binary for binary in self.binaries if binary.version_info >= kind.needs]
-            self._round(number, kind, able[(place + cycle) % len(able)])
-            if time.monotonic() > end:
-                return
-
-    def _round(self, number: int, kind: Kind, binary: ServerBinary) -> None:
-        seed = self.seed + number
-        label = f"{number + 1:4}  {kind.name:22} {binary.name:13} seed {seed}"
-        try:
-            outcome = play(kind, binary, seed, **self._play)
-        except Vain as error:
-            self.vain.append(str(error))
-            print(f"{label}  VAIN: {error}", flush=True)
-            return
-        self.rows[kind.name].add(outcome)
-        done = ", ".join(f"{what} {n}" for what, n in outcome.done.items())
-        print(f"{label}  {'kept' if outcome.report.ok else 'BROKEN'}  {checker.counts(outcome.report)}; {done}",
-              flush=True)  # fmt: skip
-        if not outcome.report.ok:
-            self.incidents.append(outcome.text)
-            print(outcome.text, flush=True)
-
-    def skips(self, all_kinds: bool) -> dict[str, str]:
-        """What belongs to the matrix and was not run."""
-        late = {name: "the time was over before its turn" for name, row in self.rows.items() if not row.rounds}
-        return {**(SKIPS if all_kinds else {}), **late}
-
-    @property
-    def status(self) -> int:
-        """0 if every invariant was kept in every round."""
-        return 1 if self.incidents or self.vain else 0
-
-    def as_json(self, skips: dict[str, str]) -> Settings:
-        rows = [vars(row) | {"extra": dict(row.extra)} for row in self.rows.values() if row.rounds]
-        servers = [binary.name for binary in self.binaries]
-        found = {"incidents": self.incidents, "vain": self.vain}
-        return {"schema": 1, "seed": self.seed, "servers": servers, "rows": rows, "skipped": skips, **found}
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """The command; its exit status is 0 (all kept), 1 (not), 2 (usage), 3 (no server)."""
-    kinds = load_kinds()
-    options = _arguments(words)
-    if options.list:
-        for kind in kinds.values():
-            print(f"{kind.name:22} {kind.what}")
-        for name, why in SKIPS.items():
-            print(f"{name:22} SKIPPED: {why}")
-        return 0
-    unknown = set(options.only) - set(kinds)
-    if unknown:
-        print(f"scripts/faults: no fault named {', '.join(sorted(unknown))}; --list shows all", file=sys.stderr)
-        return 2
-    binaries = [b for b in find_servers() if b.version.startswith(options.server)]
-    if not binaries:
-        print(f"scripts/faults: {NO_SERVER if not options.server else f'no server {options.server} here'}",
-              file=sys.stderr)  # fmt: skip
-        return 3
-    chosen = [kind for name, kind in kinds.items() if not options.only or name in options.only]
-    able = [kind for kind in chosen if any(b.version_info >= kind.needs for b in binaries)]
-    SKIPS.update({kind.name: f"needs Redis {kind.needs}" for kind in chosen if kind not in able})
-    seed = options.seed if options.seed is not None else random.randrange(1_000_000)
-    print(f"seed {seed}, servers {', '.join(b.name for b in binaries)}, {len(able)} kinds of faults", flush=True)
-    matrix = Matrix(able, binaries, seed, seconds=options.seconds, broken=getattr(options, "break"))
-    with contextlib.suppress(KeyboardInterrupt):
-        matrix.run(options.minutes, options.rounds)
-    skips = matrix.skips(not options.only)
-    print(table([row for row in matrix.rows.values() if row.rounds], skips))
-    print(f"seed {seed}: {_summary(matrix)}")
-    if options.json:
-        Path(options.json).write_text(json.dumps(matrix.as_json(skips), indent=1))
-    return matrix.status
-
-
-def _summary(matrix: Matrix) -> str:
-    rounds = sum(row.rounds for row in matrix.rows.values())
-    lost = sum(row.lost for row in matrix.rows.values())
-    text = f"{rounds} rounds, {lost} lost, {len(matrix.incidents)} with a broken invariant"
-    return text + (f", {len(matrix.vain)} that showed nothing" if matrix.vain else "")
-
-
-def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="scripts/faults", description="Hurts a working reliq in every way, and checks that nothing is lost."
-    )
-    parser.add_argument("--minutes", type=float, default=5.0, help="begin no round after so long (default 5)")
-    parser.add_argument("--seed", type=int, help="round n has the seed SEED + n (default: by chance, printed)")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this fault; may be repeated")
-    parser.add_argument("--server", default="", metavar="VERSION", help="such as 6.2 or 7.0 (default: in turn)")
-    parser.add_argument("--rounds", type=int, help="at most so many")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of harm in each round (default 5)")
-    parser.add_argument("--json", metavar="FILE", help="write the table there too")
-    parser.add_argument("--list", action="store_true", help="show every kind of fault and what is skipped")
-    parser.add_argument("--break", default="", metavar="BUILD", help="a deliberately broken build: see breaks.py")
-    return parser.parse_args(words)
-
-
-if __name__ == "__main__":
-    from tests.faults import rounds  # not __main__: the kinds register themselves with this module
-
-    sys.exit(rounds.main())

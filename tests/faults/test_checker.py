@@ -296,8 +296,41 @@ def test_a_rollback_excuses_what_was_confirmed_shortly_before_and_nothing_else()
     tale = Tale().put()  # confirmed at 3.0
     report = tale.check(rollbacks=[4.0], forgets=1.5)
     assert report.ok
-    assert report.forgiven == [A]
+    assert report.forgiven == [(A, 2.0, 1.0)]
     assert tale.check(rollbacks=[9.0], forgets=1.5).lost == [A]
+    assert tale.check(rollbacks=[2.5], forgets=1.5).lost == [A]
+
+
+def test_the_time_of_the_put_alone_excuses_its_loss() -> None:
+    """Whatever else happened to the message around the rollback: it had been safe for long."""
+    tale = Tale().put().claim()  # confirmed at 3.0, claimed at 4.0
+    assert tale.check(rollbacks=[4.5], forgets=1.0).lost == [A]
+
+
+def test_the_report_says_exactly_which_acknowledged_puts_a_rollback_took_back() -> None:
+    """Each by its id, with the moment of its confirmation and of the rollback; of a round that was kept, too."""
+    tale = Tale().put(A).put(B)  # confirmed at 3.0 and 5.0
+    report = tale.check(rollbacks=[5.5], forgets=3.0)
+    assert report.ok
+    text = incident(
+        report, tale.events, tale.effects, tale.final, title="round x, seed 7", replay="…"
+    ).splitlines()
+    first = text.index("FORGIVEN  acknowledged puts that the server has forgotten by a rollback:")
+    assert text[first + 1 : first + 3] == [
+        f"  message {A}, put at +2.000 s, is gone: the server was rolled back 2.500 s later",
+        f"  message {B}, put at +4.000 s, is gone: the server was rolled back 0.500 s later",
+    ]
+    assert "lost 0 (and 2 by rollback)" in "".join(text)
+
+
+def test_no_rollback_excuses_the_loss_of_what_a_replica_had() -> None:
+    """put(replicas=1): other writes may be forgotten, a confirmed put may not; an unknown one may."""
+    tale = Tale().put(A).put(B, "invoke", "unknown")
+    report = tale.check(rollbacks=[6.0], forgets=9.0, durable=True)
+    assert report.lost == [A]
+    assert report.forgiven == []
+    back = done().claim(who="c2").work(who="c2").settle(who="c2")  # acked, came back, acked again
+    assert back.check(rollbacks=[9.0], forgets=9.0, durable=True).ok
 
 
 def test_the_report_reads_like_that_of_an_incident() -> None:
@@ -326,6 +359,7 @@ FOUND_BY = {
     "no_fence": ("kill-workers", {"I3"}),
     "put_is_a_bare_lpush": ("lost-replies", {"I7"}),
     "unknown_counts_as_refused": ("lost-replies", {"I7"}),
+    "a_put_does_not_wait": ("sentinel-failover-replicas", {"I1"}),
     "release_goes_to_the_tail": ("give-back-in-order", {"ORDER"}),
     "lease_by_the_clients_clock": ("clock-skew", {"I4"}),
     "late_acks_are_accepted": ("stop-workers", {"I3", "I5"}),

@@ -6,14 +6,10 @@ The servers take turns: each kind is played on one of them here, and on all of t
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from tests.faults import rounds
-from tests.faults.checker import Report
 from tests.servers import NO_SERVER, find_servers
 
 SEED = 20_261
@@ -38,18 +34,6 @@ def test_nothing_is_lost_and_every_invariant_is_kept(name: str) -> None:
     assert outcome.report.ok, outcome.text
     assert not outcome.report.lost
     assert sum(outcome.done.values()) > 0
-
-
-def test_the_matrix_is_one_table_with_named_skips() -> None:
-    """A row for each kind that was played, a skip for each that was not, and never a pass for a skip."""
-    row = rounds.Row("kill-redis")
-    report = Report(attempted=10, lost=["x"], forgiven=["y"], recovery=1.25, extra=Counter(reap=2))
-    row.add(rounds.Outcome("kill-redis", "redis-7.0.15", 1, report, "", Counter()))
-    text = rounds.table([row], {"valkey": "no such server at hand"})
-    lines = [re.split(r"  +", line) for line in text.splitlines()]
-    assert lines[0] == list(rounds.HEADINGS)
-    assert lines[2] == ["kill-redis", "1", "10", "1 (+1 by rollback)", "0", "2 reap", "1.2 s", "kept"]
-    assert lines[3] == ["valkey", "SKIPPED: no such server at hand"]
 
 
 def test_what_needs_a_server_that_is_not_here_is_skipped_by_name() -> None:
@@ -78,20 +62,3 @@ def test_a_round_whose_fault_never_happened_shows_nothing() -> None:
     kind = rounds.Kind("nothing", "Nothing.", lambda r: None, workers=(), producers=())
     with pytest.raises(rounds.Vain, match="never happened"):
         rounds.play(kind, BINARIES[0], 1, seconds=0.1)
-
-
-def test_the_command_lists_every_kind_and_refuses_an_unknown_one(capsys: pytest.CaptureFixture[str]) -> None:
-    """--list shows them all; exit status 2 for a fault that does not exist, 3 for a server that is not here."""
-    assert rounds.main(["--list"]) == 0
-    listed = capsys.readouterr().out
-    assert all(re.search(rf"^{re.escape(name)} ", listed, re.MULTILINE) for name in KINDS)
-    assert rounds.main(["--only", "gremlins"]) == 2
-    assert "gremlins" in capsys.readouterr().err
-    assert rounds.main(["--server", "1.0"]) == 3
-
-
-def test_the_entry_point_runs_the_matrix() -> None:
-    """scripts/faults is executable and starts this module."""
-    script = Path(__file__).parents[2] / "scripts/faults"
-    assert os.access(script, os.X_OK)
-    assert "-m tests.faults.rounds" in script.read_text()
