@@ -1,7 +1,7 @@
 """Why: the closed vocabulary of reason codes, each with what it means, where it comes from, and what to do.
 
-The same codes are in errors (``error.code``), in what ``explain`` and ``status`` say, and in their JSON. A code
-is stable: its texts may change, its meaning does not, and no code is ever used for something else.
+The same codes are in errors (``error.code``), in what ``explain``, ``status`` and ``doctor`` say, and in their
+JSON. A code is stable: its texts may change, its meaning does not, and no code is ever used for something else.
 
 A dead letter stores its cause without the first word: ``ATTEMPTS`` is DEAD_ATTEMPTS. A handler may die with a
 code of its own (``raise DecodeError("NO_SUCH_FORMAT", ...)``); such a cause is DEAD_OTHER.
@@ -19,6 +19,7 @@ class Kind(str, Enum):
     MESSAGE = "where a message is, and why it is not further"
     DEAD = "why a message was given up"
     QUEUE = "what is wrong with a queue"
+    SERVER = "what is wrong with a server, or with the way to it"
     ERROR = "why a call failed"
     VERDICT = "what a handler said"
 
@@ -239,6 +240,225 @@ class Reason(str, Enum):
         "messages lie in the queue's usual list, and the queue has adopted another one",
         "a producer names the queue without the key= that its consumers name",
         "name key= there too, and move what is there as reliq status says",
+    )  # fmt: skip
+    DEAD_GROWING = (
+        "DEAD_GROWING", Kind.QUEUE,
+        "messages were given up within the last hour",
+        "handlers fail, workers die, or bodies cannot be read, and it goes on",
+        "see why: reliq peek --state dead",
+    )  # fmt: skip
+    OLD_BACKLOG = (
+        "OLD_BACKLOG", Kind.QUEUE,
+        "the message that is claimed next was put long ago",
+        "more is put than is handled, handlers hang, or it was put with a delay",
+        "start more workers, or see what the handlers wait for; allow more with --max-age",
+    )  # fmt: skip
+    OVERDUE = (
+        "OVERDUE", Kind.QUEUE,
+        "scheduled messages are due, and nobody has made them ready",
+        "no consumer is alive, or none of them makes round trips",
+        "start a worker; if some run, restart those whose leases are not renewed: reliq status",
+    )  # fmt: skip
+    LATE_RENEWAL = (
+        "LATE_RENEWAL", Kind.QUEUE,
+        "a consumer renews its lease late; if it ends, its messages are handled twice",
+        "its process is stopped, starved of CPU or cut off, or a handler holds the interpreter lock",
+        "look at that process and its host; raise lease= if such pauses are normal there",
+    )  # fmt: skip
+    STRAY_LISTS = (
+        "STRAY_LISTS", Kind.QUEUE,
+        "messages lie in lists of consumers that nobody registered",
+        "the registration was deleted, or a read of a dead consumer was executed late",
+        "bring them back: reliq reap, and once more when a lease has passed",
+    )  # fmt: skip
+    LOST_QUEUE = (
+        "LOST_QUEUE", Kind.QUEUE,
+        "no command and no cron reaper finds this queue",
+        "the index of the prefix was deleted, or only foreign producers have used the queue so far",
+        "start a worker for it: whoever opens the queue writes it into the index",
+    )  # fmt: skip
+    UNREADABLE_INDEX = (
+        "UNREADABLE_INDEX", Kind.QUEUE,
+        "commands pass over these queues, as their entries in the index cannot be read",
+        "another program has written into the index of the prefix",
+        "remove the entry with HDEL; the next put or worker of that queue writes it anew",
+    )  # fmt: skip
+    SHARED_LIST = (
+        "SHARED_LIST", Kind.QUEUE,
+        "two queues take from the same list, so each gets a part of the messages",
+        "two Queue objects have different names and the same key=",
+        "give both the same name, or each a list of its own",
+    )  # fmt: skip
+    SPLIT_SLOTS = (
+        "SPLIT_SLOTS", Kind.QUEUE,
+        "this Cluster cannot serve the queue: no hash tag has the slot of its list",
+        "an adopted list whose name has '}' in it, and no hash tag of its own",
+        "rename the list, or use a Redis that is no Cluster",
+    )  # fmt: skip
+    NEWER_FORMAT = (
+        "NEWER_FORMAT", Kind.QUEUE,
+        "messages of a newer release wait; this release would make dead letters of them",
+        "producers were upgraded before consumers",
+        "upgrade the workers first; what has died of it can be put back afterwards",
+    )  # fmt: skip
+    OTHER_SETTINGS = (
+        "OTHER_SETTINGS", Kind.QUEUE,
+        "this code and the index of the prefix name different lists or codecs for the queue",
+        "programs open the queue with different key= or codec=",
+        "give every Queue(...) of that name the same key= and codec=",
+    )  # fmt: skip
+    TIMEOUT_OVER_LEASE = (
+        "TIMEOUT_OVER_LEASE", Kind.QUEUE,
+        "one lost answer costs the lease, and what is in hand is handled twice",
+        "timeout= is too long for so short a lease=: an answer is waited for until the lease has ended",
+        "raise lease=, or lower timeout= below two thirds of it",
+    )  # fmt: skip
+    CONNECT_OVER_LEASE = (
+        "CONNECT_OVER_LEASE", Kind.QUEUE,
+        "one address that does not answer costs the lease, and what is in hand is handled twice",
+        "socket_connect_timeout in the URL is too long for the queue's lease",
+        "lower socket_connect_timeout in the URL, or raise lease=",
+    )  # fmt: skip
+    BODY_OVER_LIMIT = (
+        "BODY_OVER_LIMIT", Kind.QUEUE,
+        "bodies that max_body= allows are refused by Redis, which ends the connection",
+        "proto-max-bulk-len or maxmemory of the server is below max_body=",
+        "lower max_body=, or raise the server's limit",
+    )  # fmt: skip
+
+    # -- what is wrong with a server, or with the way to it ---------------------------------------------------
+
+    OLD_SERVER = (
+        "OLD_SERVER", Kind.SERVER,
+        "what newer servers can do is refused: put(fsync=True) needs 7.2",
+        "the server is older",
+        "nothing is to be done, unless you want that; then upgrade",
+    )  # fmt: skip
+    READ_ONLY_REPLICA = (
+        "READ_ONLY_REPLICA", Kind.SERVER,
+        "nothing can be put, claimed or acked here",
+        "the URL names a replica, or a failover has made one of it",
+        "connect to the primary; redis+sentinel:// finds it by itself",
+    )  # fmt: skip
+    NOT_PERSISTED = (
+        "NOT_PERSISTED", Kind.SERVER,
+        "a restart of Redis loses messages that were accepted",
+        "appendonly is off",
+        "redis-cli CONFIG SET appendonly yes, and write it into redis.conf",
+    )  # fmt: skip
+    UNSYNCED_WRITES = (
+        "UNSYNCED_WRITES", Kind.SERVER,
+        "a crash of the Redis host loses what was accepted last",
+        "appendfsync is not always: writes reach the disk later",
+        "if that is too much: redis-cli CONFIG SET appendfsync always, or put(replicas=1)",
+    )  # fmt: skip
+    SAVE_FAILED = (
+        "SAVE_FAILED", Kind.SERVER,
+        "Redis cannot write to disk: it refuses puts, or a restart loses what was accepted",
+        "the disk is full, read-only or broken, or the process may not write there",
+        "see the log of Redis; make room on its disk",
+    )  # fmt: skip
+    NO_REPLICA = (
+        "NO_REPLICA", Kind.SERVER,
+        "if the machine of this Redis is lost, the queues are",
+        "no replica is attached",
+        "nothing is to be done if that is accepted; else attach a replica, and put(replicas=1)",
+    )  # fmt: skip
+    TOO_FEW_REPLICAS = (
+        "TOO_FEW_REPLICAS", Kind.SERVER,
+        "Redis refuses all writes (NOREPLICAS) until enough replicas are in step",
+        "min-replicas-to-write is more than the replicas that are in step",
+        "bring the replicas back, or lower min-replicas-to-write",
+    )  # fmt: skip
+    REPLICA_LAGS = (
+        "REPLICA_LAGS", Kind.SERVER,
+        "a failover now loses what the replica does not have yet",
+        "a replica is cut off, suspended or too slow",
+        "see its log, and INFO replication",
+    )  # fmt: skip
+    UNGUARDED_FAILOVER = (
+        "UNGUARDED_FAILOVER", Kind.SERVER,
+        "a primary that was cut off goes on taking puts, which a failover loses",
+        "min-replicas-to-write is 0 although there are replicas",
+        "redis-cli CONFIG SET min-replicas-to-write 1, or put(replicas=1) where it matters",
+    )  # fmt: skip
+    EVICTION = (
+        "EVICTION", Kind.SERVER,
+        "Redis throws away whole queues to make room, when its memory is full",
+        "maxmemory-policy is not noeviction",
+        "redis-cli CONFIG SET maxmemory-policy noeviction, and write it into redis.conf",
+    )  # fmt: skip
+    MEMORY_LOW = (
+        "MEMORY_LOW", Kind.SERVER,
+        "soon Redis refuses puts (QUEUE_FULL); claims and acks go on",
+        "more is put than is handled, or maxmemory is too small",
+        "let consumers drain it, start more workers, or raise maxmemory",
+    )  # fmt: skip
+    MEMORY_UNLIMITED = (
+        "MEMORY_UNLIMITED", Kind.SERVER,
+        "a queue that nobody drains grows until the machine kills Redis",
+        "maxmemory is 0",
+        "set maxmemory (with noeviction): puts are refused then, and nothing is lost",
+    )  # fmt: skip
+    FRAGMENTED_MEMORY = (
+        "FRAGMENTED_MEMORY", Kind.SERVER,
+        "Redis holds much more memory than its data needs",
+        "many elements of different sizes came and went",
+        "redis-cli MEMORY PURGE; CONFIG SET activedefrag yes where the server has it",
+    )  # fmt: skip
+    IDLE_TIMEOUT = (
+        "IDLE_TIMEOUT", Kind.SERVER,
+        "Redis ends the connections of idle workers between two of their round trips",
+        "timeout is not 0, and shorter than an idle worker is silent",
+        "redis-cli CONFIG SET timeout 0, or at least 60",
+    )  # fmt: skip
+    KEEPALIVE_OFF = (
+        "KEEPALIVE_OFF", Kind.SERVER,
+        "connections of hosts that are gone stay, and take messages that wait a lease for a reaper",
+        "tcp-keepalive is 0",
+        "redis-cli CONFIG SET tcp-keepalive 300, and write it into redis.conf",
+    )  # fmt: skip
+    MANY_CLIENTS = (
+        "MANY_CLIENTS", Kind.SERVER,
+        "soon Redis refuses new connections",
+        "more processes or threads than expected, or connections that are never closed",
+        "see CLIENT LIST; raise maxclients, and the limit of open files",
+    )  # fmt: skip
+    SLOW_SCRIPTS = (
+        "SLOW_SCRIPTS", Kind.SERVER,
+        "everybody waits while a script of reliq runs",
+        "bodies are large, or the machine of Redis is overloaded",
+        "put large data into a store and send its address; give Redis a core of its own",
+    )  # fmt: skip
+    SLOW_NETWORK = (
+        "SLOW_NETWORK", Kind.SERVER,
+        "leases cannot be renewed in time, and messages are handled twice",
+        "the round trip to Redis is long, or Redis is overloaded",
+        "raise lease=, or bring workers and Redis closer together",
+    )  # fmt: skip
+    CLOCK_SKEW = (
+        "CLOCK_SKEW", Kind.SERVER,
+        "put(at=) is off by this, and so are the ages that commands show; leases are not",
+        "the clock of this host, or that of Redis, is wrong",
+        "set both by NTP",
+    )  # fmt: skip
+    CLUSTER_BROKEN = (
+        "CLUSTER_BROKEN", Kind.SERVER,
+        "queues whose slots nobody serves stand still",
+        "nodes of the Cluster are down, or slots belong to nobody",
+        "redis-cli --cluster check HOST:PORT, and bring the nodes back",
+    )  # fmt: skip
+    MISSING_RIGHTS = (
+        "MISSING_RIGHTS", Kind.SERVER,
+        "what needs these commands fails (ACCESS_DENIED)",
+        "the ACL user may not use them, or the server has renamed them",
+        "grant them: reliq doctor --acl prints the whole line",
+    )  # fmt: skip
+    FORBIDDEN_KEYS = (
+        "FORBIDDEN_KEYS", Kind.SERVER,
+        "what needs these keys fails (ACCESS_DENIED)",
+        "the ACL user may not read and write all keys of the queue",
+        "grant them: reliq doctor --acl prints the whole line",
     )  # fmt: skip
 
     # -- why a call failed: the codes of reliq.errors -------------------------------------------------------
