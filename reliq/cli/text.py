@@ -1,4 +1,4 @@
-"""How commands write things for people, and for programs."""
+"""How commands write things for people, and for programs; durations and counts as the core does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import json
 import sys
 from collections.abc import Iterable
 from typing import Any, Final
+
+from reliq.core.words import duration as duration
+from reliq.core.words import number as number
 
 SCHEMA: Final = 1
 """Of all JSON that commands print; a change that breaks a reader counts it up."""
@@ -35,24 +38,6 @@ def safe(text: str) -> str:
 def short(text: str, limit: int) -> str:
     """At most ``limit`` characters, with a mark where something is missing."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
-
-
-def duration(ms: float) -> str:
-    """``31 ms``, ``4.2 s``, ``12 s``, ``3 min``, ``2 h``, ``5 d``"""
-    seconds = ms / 1000
-    if ms < 1000:
-        return f"{ms:.0f} ms"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86400:.0f} d"
-
-
-def number(n: int, noun: str) -> str:
-    """``1 message``, ``1,234 messages``"""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def near(word: str, known: Iterable[str]) -> str:
