@@ -169,9 +169,9 @@ def _pair(r: Round) -> Iterator[_Pair]:
 def read_only_replica(r: Round) -> None:
     """The server that clients know turns into a replica for up to a lease and back: UNBLOCKED, READONLY."""
     for _ in r.beats(0.3, 0.8):
-        r.rollbacks.append(time.monotonic())
         r.server.follow(r.server.first, r.server.second)
+        r.rollbacks.append(time.monotonic())
         r.did("READONLY")
         time.sleep(r.chance.uniform(0.1, 1.0) * r.kind.lease)
-        r.rollbacks.append(time.monotonic())
         r.server.follow(r.server.second, r.server.first)
+        r.rollbacks.append(time.monotonic())
