@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
     states = [args.state] if args.state else STATES if args.id else ["ready"]
     found = list(_search(queue, states, args.id)) if args.id else list(islice(elements(queue, states[0]), args.n))
     if args.json:
-        messages = [_as_json(each, now, full=args.full) for each in found]
+        messages = [as_json(each, now, full=args.full) for each in found]
         text.print_json({"queue": queue.name, "states": list(states), "messages": messages})
     else:
         _print(queue, states, found, now, args)
@@ -165,7 +165,8 @@ def _search(queue: Queue, states: Iterable[str], id: str) -> Iterator[Found]:
 # -- for programs -------------------------------------------------------------------------------------------
 
 
-def _as_json(found: Found, now: int, *, full: bool) -> dict[str, Any]:
+def as_json(found: Found, now: int, *, full: bool) -> dict[str, Any]:
+    """One message; without ``full`` a large body is left out."""
     e, shown = found.envelope, body_text(found)
     whole = full or len(shown) <= PREVIEW
     record: dict[str, Any] = {
@@ -247,14 +248,15 @@ def _print(queue: Queue, states: Iterable[str], found: list[Found], now: int, ar
     elif not found:
         print(f"queue {name}: nothing in {', '.join(states)}")
     for each in found:
-        print(text.safe(_headline(each, now)))
+        print(text.safe(headline(each, now)))
         shown = body_text(each)
         print(f"  {text.safe(shown if args.full else text.short(shown, PREVIEW))}")
         for line in _details(each, full=args.full):
             print(f"  {text.safe(line)}")
 
 
-def _headline(found: Found, now: int) -> str:
+def headline(found: Found, now: int) -> str:
+    """Id, state, counters and age, in one line."""
     e = found.envelope
     words = [found.id or "(raw, no id yet)", found.state]
     if found.consumer:
