@@ -11,13 +11,24 @@ from collections.abc import Sequence
 from typing import Final
 
 import reliq
-from reliq.cli import demo, errors, failure, peek, put, reap, status, text, worker
+from reliq.cli import dead, demo, doctor, errors, failure, peek, put, reap, status, text, worker
 from reliq.cli.failure import FINE, USAGE
-from reliq.cli.verb import Verb
+from reliq.cli.verb import Verb, Verbs
 from reliq.errors import ConfigError, ReliqError
 
-VERBS: Final = {
-    v.name: v for v in (demo.VERB, worker.VERB, put.VERB, status.VERB, peek.VERB, reap.VERB, errors.VERB)
+VERBS: Final[dict[str, Verb | Verbs]] = {
+    v.name: v
+    for v in (
+        demo.VERB,
+        worker.VERB,
+        put.VERB,
+        status.VERB,
+        peek.VERB,
+        reap.VERB,
+        dead.VERB,
+        doctor.VERB,
+        errors.VERB,
+    )
 }
 
 
@@ -54,7 +65,7 @@ def _run(words: list[str]) -> int:
     return verb.run(verb.parse(words[1:]))
 
 
-def _find(word: str) -> Verb:
+def _find(word: str) -> Verb | Verbs:
     if word in VERBS:
         return VERBS[word]
     if word.startswith("-"):

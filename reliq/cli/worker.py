@@ -43,13 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Until SIGTERM or SIGINT (or empty). Raises at once if a queue cannot be reached."""
-    # Handlers' queues are made when their module is imported: what they fall back to is said before.
-    for variable, value in (("RELIQ_URL", args.url), ("RELIQ_PREFIX", args.prefix)):
-        if value:
-            os.environ[variable] = value
     logs.set_up(args.log_level, as_json=args.json)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    make_importable(args)
     before = set(threading.enumerate())
     handlers = only(find_all(args.handlers), args.queue)
     _check_threads(set(threading.enumerate()) - before, args.handlers)
@@ -62,6 +57,16 @@ def run(args: argparse.Namespace) -> int:
         until_empty=args.until_empty,
     ).supervise()
     return FINE
+
+
+def make_importable(args: argparse.Namespace) -> None:
+    """Let handlers be imported, from the current directory too. Their queues are made then, so what those fall
+    back to is said before."""
+    for variable, value in (("RELIQ_URL", args.url), ("RELIQ_PREFIX", args.prefix)):
+        if value:
+            os.environ[variable] = value
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def find_all(specs: Sequence[str]) -> list[AnyHandler]:

@@ -191,7 +191,8 @@ def sizes_g(keys: Keys) -> Flow[Sizes]:
 
 
 class ConsumerInfo(NamedTuple):
-    """A registered consumer: ``lease_ms`` left by the server's clock (negative: over), what it holds."""
+    """A registered consumer: ``lease_ms`` left by the server's clock (negative: over), what it holds;
+    ``whole_ms``: how long its lease is, 0 if it has not said so yet."""
 
     name: str
     lease_ms: int
@@ -200,6 +201,7 @@ class ConsumerInfo(NamedTuple):
     who: str
     dead: bool
     leaving: bool
+    whole_ms: int = 0
 
 
 def consumers_g(keys: Keys) -> Flow[list[ConsumerInfo]]:
@@ -229,6 +231,7 @@ def consumers_g(keys: Keys) -> Flow[list[ConsumerInfo]]:
                     record.get("who", ""),
                     "dead" in record,
                     "leaving" in record,
+                    int(lease) if (lease := record.get("lease", "")).isdigit() else 0,
                 )
             )
     return found

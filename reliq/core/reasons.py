@@ -303,9 +303,9 @@ class Reason(str, Enum):
     )  # fmt: skip
     OTHER_SETTINGS = (
         "OTHER_SETTINGS", Kind.QUEUE,
-        "this code and the index of the prefix name different lists or codecs for the queue",
-        "programs open the queue with different key= or codec=",
-        "give every Queue(...) of that name the same key= and codec=",
+        "this code and the others use different lists, codecs, prefixes or servers for the queue",
+        "programs open the queue with different arguments, or in different environments",
+        "give every Queue(...) of that name the same url, prefix=, key= and codec=",
     )  # fmt: skip
     TIMEOUT_OVER_LEASE = (
         "TIMEOUT_OVER_LEASE", Kind.QUEUE,

@@ -1,0 +1,206 @@
+"""What the doctor knows: of each server, of each queue, of the settings in somebody's code. No judgement in here.
+
+Whatever can be hidden from us (managed servers forbid CONFIG, ACL or SLOWLOG; users may lack rights) is either the
+fact, or a CannotSee with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from reliq.core import envelope as env
+from reliq.core.doctor.finding import CannotSee, seen
+from reliq.core.flows import ConsumerInfo
+from reliq.core.keys import Keys
+from reliq.core.ops import Known
+from reliq.core.topology import slot_of
+from reliq.errors import DecodeError
+
+
+class Table:
+    """The fields of a reply, by name. Asking for one that is not there raises CannotSee."""
+
+    def __init__(self, source: str, fields: Mapping[str, str] | CannotSee) -> None:
+        self._source = source
+        self._fields = fields
+
+    def text(self, name: str) -> str:
+        """The field as it stands there."""
+        found = seen(self._fields).get(name)
+        if found is None:
+            raise CannotSee(f"{self._source} does not tell {name}")
+        return found
+
+    def number(self, name: str) -> int:
+        """The field as a whole number."""
+        try:
+            return int(float(self.text(name)))
+        except ValueError:
+            raise CannotSee(f"{self._source} says {name} {self.text(name)!r}, which is no number") from None
+
+    def starting(self, prefix: str) -> dict[str, str]:
+        """All fields whose names begin so."""
+        return {name: value for name, value in seen(self._fields).items() if name.startswith(prefix)}
+
+
+class SlowCall(NamedTuple):
+    """A script of ours in the slow log: its name, when it ran (Unix s), and for how long (ms)."""
+
+    script: str
+    at: int
+    ms: float
+
+
+class Clock(NamedTuple):
+    """One look at the server's clock: ``rtt_ms`` the round trip, ``ahead_ms`` how far it is ahead of ours, give or
+    take half a round trip."""
+
+    rtt_ms: float
+    ahead_ms: float
+
+
+def best(clocks: Sequence[Clock]) -> Clock:
+    """The look that says most: the shortest."""
+    return min(clocks)
+
+
+class Keyspace(NamedTuple):
+    """What a bounded walk through the keys under the prefix found. ``queues``: names with keys that hold
+    messages, and one such key; ``lists``: inboxes and processing lists, by (queue, consumer); ``whole``: it came
+    to its end."""
+
+    queues: Mapping[str, str]
+    lists: Mapping[tuple[str, str], str]
+    whole: bool
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """One server process. ``now``: its clock, Unix ms. ``local``: reached by a Unix socket. ``clocks``: some looks
+    at its clock. ``denied``: commands that reliq sends and this user may not, or that the server does not have."""
+
+    label: str
+    local: bool
+    now: int
+    clocks: Sequence[Clock] | CannotSee
+    info: Table
+    config: Table
+    cluster: Table | None
+    user: str | CannotSee
+    slow: Sequence[SlowCall] | CannotSee
+    denied: Mapping[str, str] | CannotSee
+    keyspace: Keyspace | CannotSee
+
+    @property
+    def rtt_ms(self) -> float:
+        """The round trip: the median, as one of them may have met a hiccup."""
+        clocks = seen(self.clocks)
+        return sorted(clocks)[len(clocks) // 2].rtt_ms
+
+
+class KeyType(NamedTuple):
+    """A key of a queue, the type that it should have, and the one that it has (``none``: it is not there)."""
+
+    key: str
+    wanted: str
+    found: str
+
+
+@dataclass(frozen=True)
+class QueueFacts:
+    """One queue. ``now``: the server's clock, Unix ms. ``head``: the element that is claimed next, ``newest``:
+    put last. ``soonest``: when the first one in later is due, Unix ms. ``died``: dead letters of the last hour,
+    ``causes``: theirs, as far as the ledger tells. ``strays``: messages in lists that nobody registered, by
+    consumer. ``beside``: messages in the list that a queue of this name would have without ``key=``.
+    ``forbidden``: keys that this user may not use. ``max_age``: how old the oldest message may be, seconds; None
+    if nobody has said so."""
+
+    keys: Keys
+    lease: float
+    server: ServerFacts
+    now: int
+    types: Sequence[KeyType] | CannotSee
+    ready: int | CannotSee
+    later: int | CannotSee
+    due: int | CannotSee
+    soonest: int | CannotSee | None
+    dead: int | CannotSee
+    died: int | CannotSee
+    causes: Mapping[str, int] | CannotSee
+    head: bytes | CannotSee | None
+    newest: bytes | CannotSee | None
+    consumers: Sequence[ConsumerInfo] | CannotSee
+    strays: Mapping[str, int] | CannotSee
+    beside: int | CannotSee
+    forbidden: Sequence[str] | CannotSee
+    max_age: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.keys.queue
+
+    @property
+    def slot(self) -> int:
+        """In a Cluster."""
+        return slot_of(self.keys.ready)
+
+    @property
+    def live(self) -> list[ConsumerInfo]:
+        """Consumers that will take what is there."""
+        return [c for c in seen(self.consumers) if c.lease_ms > 0 and not c.dead and not c.leaving]
+
+    @property
+    def waiting(self) -> int:
+        """Messages that could be handled now."""
+        return seen(self.ready) + seen(self.due)
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """How long ago the message that is claimed next was put, if it tells."""
+        head = seen(self.head)
+        if head is None or not env.is_envelope(head) or head[4] != env.VERSION:
+            return None
+        try:
+            made = env.made_ms(head)
+        except DecodeError:
+            return None
+        return None if made is None else max(0, self.now - made)
+
+
+class Settings(NamedTuple):
+    """What somebody's code says about a queue: seconds, bytes. ``redis``: the address, as people are shown it."""
+
+    queue: str
+    redis: str
+    prefix: str
+    key: str | None
+    codec: str | None
+    lease: float
+    timeout: float
+    max_body: int
+
+
+class Unreached(NamedTuple):
+    """A queue that could not be looked at, and why; ``split``: because its keys are in several slots."""
+
+    queue: str
+    reason: str
+    split: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All of it. ``redis``: the address, as people are shown it. ``known``: the index; ``unreadable``: names in
+    it whose entries cannot be read. ``connect_timeout``: what the URL says, seconds; None if it does not."""
+
+    redis: str
+    prefix: str
+    servers: Sequence[ServerFacts]
+    queues: Sequence[QueueFacts]
+    unreached: Sequence[Unreached]
+    known: Sequence[Known] | CannotSee
+    unreadable: Sequence[str]
+    settings: Sequence[Settings]
+    connect_timeout: float | None = None

@@ -1,0 +1,195 @@
+"""What an ACL user must be allowed to do, taken from the scripts and from what the shells send.
+
+Redis checks the rights of the user for every command that a script calls, so those count like our own. Whether a
+user has a right is found out without running anything: inside of MULTI a command is checked and queued, and
+DISCARD drops them all. That needs no right to read ACLs, and works where a managed server has no ACL command.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from reliq.core import scripts
+from reliq.core.command import Arg, Command, Flow
+from reliq.core.doctor.finding import CannotSee
+from reliq.core.keys import Keys
+from reliq.core.scripts import Script
+from reliq.errors import ReliqError
+
+_CALL: Final = re.compile(r"redis\.p?call\('([A-Z]+)'")
+_NO_SHA: Final = "0" * 40
+
+IN_SCRIPTS: Final = frozenset(
+    verb
+    for script in vars(scripts).values()
+    if isinstance(script, Script)
+    for verb in _CALL.findall(script.source)
+)
+"""What the scripts call."""
+
+SENT: Final = frozenset(
+    {
+        # by every connection
+        *("CLIENT SETNAME", "CLIENT ID", "INFO"),
+        # by producers, consumers, workers and reapers
+        *("EVALSHA", "EVAL", "BLMOVE", "HSET", "WAIT", "CLIENT UNBLOCK", "CLIENT KILL", "SCAN", "TIME"),
+        # by commands that look
+        *("EXISTS", "HGETALL", "LLEN", "LRANGE", "TYPE", "XREVRANGE", "XRANGE"),
+        *("ZCARD", "ZCOUNT", "ZRANGE", "ZREVRANGE"),
+    }
+)
+"""What reliq sends anywhere; a test compares it with the code and with what a server has counted."""
+
+IN_CLUSTER: Final = frozenset({"CLUSTER SLOTS", "ASKING"})
+BY_SENTINEL: Final = frozenset({"ROLE"})
+FOR_DOCTOR: Final = frozenset({"CONFIG GET", "SLOWLOG GET", "ACL WHOAMI", "CLUSTER INFO", "MULTI", "DISCARD"})
+"""What only ``reliq doctor`` asks, and can do without: it then says what it cannot see."""
+
+#: What makes a command complete enough to be checked; the others take a key alone. None of it is ever run.
+_ARGUMENTS: Final[Mapping[str, Sequence[Arg]]] = {
+    "INFO": ("server",),
+    "CLIENT SETNAME": ("reliq",),
+    "CLIENT ID": (),
+    "CLIENT UNBLOCK": (0,),
+    "CLIENT KILL": ("ID", 0),
+    "EVALSHA": (_NO_SHA, 0),
+    "EVAL": ("return 1", 0),
+    "WAIT": (0, 1),
+    "WAITAOF": (0, 0, 1),
+    "SCAN": (0,),
+    "TIME": (),
+    "ROLE": (),
+    "ASKING": (),
+    "CLUSTER SLOTS": (),
+}
+_BEHIND_KEY: Final[Mapping[str, Sequence[Arg]]] = {
+    "BLMOVE": ("{key}", "RIGHT", "RIGHT", 1),
+    "HDEL": ("x",),
+    "HEXISTS": ("x",),
+    "HGET": ("x",),
+    "HINCRBY": ("x", 1),
+    "HMGET": ("x",),
+    "HSCAN": (0,),
+    "HSET": ("x", "x"),
+    "LINDEX": (0,),
+    "LPOS": ("x",),
+    "LPUSH": ("x",),
+    "LRANGE": (0, 0),
+    "LREM": (0, "x"),
+    "LTRIM": (0, -1),
+    "PEXPIRE": (1,),
+    "RPUSH": ("x",),
+    "SET": ("x",),
+    "XADD": ("*", "x", "x"),
+    "XRANGE": ("-", "+"),
+    "XREVRANGE": ("+", "-"),
+    "ZADD": (0, "x"),
+    "ZCOUNT": (0, 0),
+    "ZRANGE": (0, 0),
+    "ZRANGEBYSCORE": (0, 0),
+    "ZREM": ("x",),
+    "ZREVRANGE": (0, 0),
+    "ZSCORE": ("x",),
+}
+
+
+def needed(version: str, *, cluster: bool = False, sentinel: bool = False, database: int = 0) -> list[str]:
+    """The commands that a user of reliq needs on such a server, by name."""
+    numbers = tuple(int(n) for n in version.split(".")[:2] if n.isdigit())
+    return sorted(
+        IN_SCRIPTS
+        | SENT
+        | (IN_CLUSTER if cluster else frozenset())
+        | (BY_SENTINEL if sentinel else frozenset())
+        | (frozenset({"SELECT"}) if database else frozenset())
+        | (frozenset({"WAITAOF"}) if numbers >= (7, 2) else frozenset())
+    )
+
+
+def granting(commands: Iterable[str]) -> list[str]:
+    """``+lpush``, ``+client|kill``: as ACL SETUSER takes them."""
+    return [f"+{command.lower().replace(' ', '|')}" for command in sorted(commands)]
+
+
+def patterns(prefix: str, adopted: Iterable[str]) -> list[str]:
+    """``~reliq:*``: the keys under a prefix, and lists that were adopted by name."""
+    return [f"~{_literal(prefix)}:*", *(f"~{_literal(key)}" for key in sorted(set(adopted)))]
+
+
+def _literal(text: str) -> str:
+    """As a pattern that fits this text; a pattern may not hold white space, and ``?`` fits that too."""
+    escaped = "".join("\\" + c if c in "*?[]\\^" else c for c in text)
+    return re.sub(r"\s", "?", escaped)
+
+
+def line(user: str, words: Iterable[str]) -> str:
+    """What to type to grant it."""
+    return shlex.join(["redis-cli", "ACL", "SETUSER", user, *words])
+
+
+def sample(command: str, key: str) -> tuple[Arg, ...]:
+    """The command with arguments enough to be checked."""
+    if command in _ARGUMENTS:
+        return (*command.split(), *_ARGUMENTS[command])
+    behind = (key if arg == "{key}" else arg for arg in _BEHIND_KEY.get(command, ()))
+    return (*command.split(), key, *behind)
+
+
+def all_keys(keys: Keys) -> list[str]:
+    """Every kind of key of a queue, with an imaginary consumer and id."""
+    nobody = "doctor"
+    return [
+        *(keys.ready, keys.inbox(nobody), keys.doing(nobody), keys.consumers, keys.session(nobody), keys.later),
+        *(keys.dead, keys.events, keys.stats, keys.producers, keys.marker(bytes(16))),
+    ]
+
+
+def denied_commands_g(keys: Keys, commands: Sequence[str]) -> Flow[Mapping[str, str] | CannotSee]:
+    """Those of the commands that this user may not run, or that are not there, and what the server says."""
+    asked = [command for command in commands if command != "SELECT"]  # who is connected has done that
+    answers = yield from _checked_g(keys, [sample(command, keys.session("doctor")) for command in asked])
+    if isinstance(answers, CannotSee):
+        return answers
+    return {command: str(said) for command, said in zip(asked, answers, strict=True) if _is_no(said)}
+
+
+def forbidden_keys_g(keys: Keys) -> Flow[Sequence[str] | CannotSee]:
+    """Those of the queue's keys that this user may not read and write."""
+    asked = all_keys(keys)
+    answers = yield from _checked_g(keys, [("EVALSHA", _NO_SHA, 1, key) for key in asked])
+    if isinstance(answers, CannotSee):
+        return answers
+    return [key for key, said in zip(asked, answers, strict=True) if _is_no(said) and "key" in str(said)]
+
+
+def _checked_g(keys: Keys, lines: Sequence[tuple[Arg, ...]]) -> Flow[Sequence[Any] | CannotSee]:
+    """What the server answers to each when it is queued. Never sent unless MULTI was seen to be obeyed: without it
+    they would run."""
+    try:
+        opened = yield _transaction(keys, [])
+        if opened != [b"OK", b"OK"]:
+            return CannotSee("MULTI and DISCARD are not obeyed here")
+        replies = yield _transaction(keys, lines)
+    except ReliqError as error:
+        return CannotSee(f"MULTI: {because(error)}")
+    return list(replies[1:-1])
+
+
+def _transaction(keys: Keys, lines: Sequence[tuple[Arg, ...]]) -> Command:
+    return Command("MULTI", (), after=(*lines, ("DISCARD",)), idempotent=True, queue=keys.queue)
+
+
+def _is_no(said: Any) -> bool:
+    """Whether an answer says that it is not for us; a slot that moves or a full memory say nothing of that."""
+    code = getattr(said, "status_code", "")
+    return isinstance(said, Exception) and (
+        code == "NOPERM" or "no permissions" in str(said) or "unknown command" in str(said)
+    )
+
+
+def because(error: Exception) -> str:
+    """What the server said, in its own words."""
+    return " ".join(str(error.__cause__ or error).split())

@@ -1,0 +1,73 @@
+"""Checks of Redis' memory: what happens when it is full, how much is left, how much is wasted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from reliq.core.doctor.facts import ServerFacts
+from reliq.core.doctor.finding import Seen, check
+from reliq.core.reasons import Reason
+
+_HEADROOM: Final = 0.9
+#: Of the machine's memory: to rewrite its file Redis forks, and what is written meanwhile is there twice.
+_OF_MACHINE: Final = 0.8
+#: A small Redis always looks fragmented: its code and buffers are more than its data. Below this it is no matter.
+_WASTE: Final = 100 * 1024 * 1024
+_RATIO: Final = 1.5
+
+
+@check(Reason.EVICTION, "maxmemory-policy")
+def eviction(server: ServerFacts) -> Iterator[Seen]:
+    policy, limit = server.info.text("maxmemory_policy"), server.info.number("maxmemory")
+    if policy == "noeviction":
+        return
+    if policy.startswith("volatile-"):
+        yield Seen(
+            "warning",
+            f"maxmemory-policy is {policy}: of reliq's keys it deletes those that recognise a repeated put(id=)",
+        )
+    elif limit == 0:
+        yield Seen("warning", f"maxmemory-policy is {policy}; only because maxmemory is 0 nothing is deleted yet")
+    else:
+        gone = server.info.number("evicted_keys")
+        yield Seen("error", f"maxmemory-policy is {policy}, maxmemory {_mb(limit)}; keys deleted so far: {gone:,}")
+
+
+@check(Reason.MEMORY_LOW, "memory against maxmemory")
+def headroom(server: ServerFacts) -> Iterator[Seen]:
+    limit = server.info.number("maxmemory")
+    used = server.info.number("used_memory") - server.info.number("mem_not_counted_for_evict")
+    if not limit or used < limit * _HEADROOM:
+        return
+    full = used >= limit
+    yield Seen(
+        "error" if full else "warning",
+        f"{_mb(used)} of maxmemory {_mb(limit)} are used{': puts are refused' if full else ''}",
+    )
+
+
+@check(Reason.MEMORY_UNLIMITED, "maxmemory")
+def unlimited(server: ServerFacts) -> Iterator[Seen]:
+    if server.info.number("maxmemory"):
+        return
+    used, machine = server.info.number("used_memory"), server.info.number("total_system_memory")
+    much = used > machine * _OF_MACHINE
+    yield Seen(
+        "warning" if much else "info",
+        f"maxmemory is 0; Redis uses {_mb(used)} of the {_mb(machine)} that its machine has",
+    )
+
+
+@check(Reason.FRAGMENTED_MEMORY, "fragmentation")
+def fragmentation(server: ServerFacts) -> Iterator[Seen]:
+    used, resident = server.info.number("used_memory"), server.info.number("used_memory_rss")
+    if resident - used > _WASTE and resident > used * _RATIO:
+        yield Seen("warning", f"{_mb(used)} of data take {_mb(resident)} of memory")
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1024 / 1024:,.1f} MB"
+
+
+CHECKS: Final = (eviction, headroom, unlimited, fragmentation)
