@@ -59,12 +59,22 @@ def do(body: dict[str, Any]) -> None:
         raise BaseException("not an Exception")
     elif deed == "hang":
         time.sleep(3600)
+    elif deed == "leak":
+        _leak()
     elif deed == "fork":
         if os.fork() == 0:  # a grandchild that keeps every inherited socket open
             time.sleep(body["seconds"])
             os._exit(0)
     elif deed == "gil":
         _hold_the_gil(body["seconds"])
+
+
+def _leak() -> None:
+    """Keep more and more memory, until somebody ends it."""
+    kept = []
+    while True:
+        kept.append(bytearray(b"x") * 4_000_000)
+        time.sleep(0.005)
 
 
 def _hold_the_gil(seconds: float) -> None:

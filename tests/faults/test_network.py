@@ -139,6 +139,47 @@ def test_a_reaper_doubts_an_answer_that_came_late(server: Any, prefix: str, prox
         wait_until(lambda: reaper.run_once().returned, 5, "reaped one lease later")
 
 
+def test_a_lease_is_kept_while_a_round_trip_takes_less_than_a_third_of_it(
+    server: Any, prefix: str, proxy: FaultProxy
+) -> None:
+    """Every round trip takes 0.5 s of a lease of 1.8 s; a handler of four leases keeps its message."""
+    with lab(server, prefix, lease=1.8) as it:
+        it.start(url=proxy.url, concurrency=1)
+        wait_until(lambda: proxy.counts[b"BLMOVE"] > 0, 10, "waits in BLMOVE")
+        proxy.latency = 0.25
+        other = it.start(concurrency=1)
+        wait_until(lambda: "worker started" in other.log(), 10, "another worker, which would take it")
+        other.signal(signal.SIGSTOP)
+        it.queue.put({"n": 1, "ms": 7000})
+        wait_until(it.effects, 5, "in the hands of the slow one")
+        other.signal(signal.SIGCONT)
+        it.drained(20)
+        assert it.count() == {1: 1}
+        assert it.events() == []
+
+
+@pytest.mark.xfail(strict=True, reason="no rule yet: Leased.lost waits for an answer of Redis")
+def test_a_handler_that_is_cut_off_is_told_before_its_lease_ends(
+    server: Any, prefix: str, proxy: FaultProxy
+) -> None:
+    """Nobody answers any more: lease.lost turns True while the message is certainly still ours."""
+    with lab(server, prefix, lease=2.0) as it, reliq.Queue("work", proxy.url, prefix=prefix, lease=2.0) as queue:
+        it.queue.put({"n": 1})
+        with queue.consumer() as consumer:
+            (lease,) = consumer.claim(timeout=5)
+            proxy.partition()
+            try:
+                keys = it.queue.options.keys
+                while not it.queue.links.insist(ops.expired(keys, 0, 10))[1]:
+                    if lease.lost:
+                        break
+                    time.sleep(0.02)
+                assert lease.lost, "its lease was over, and nobody had told it"
+            finally:
+                proxy.heal(deliver=False)
+                lease.ack()
+
+
 def _fill(queue: reliq.Queue) -> None:
     for n in range(20_000):
         queue.put({"n": n, "fill": "x" * 1000})

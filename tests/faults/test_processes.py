@@ -104,6 +104,22 @@ def test_without_supervisor_the_cron_reaper_brings_all_back_in_order(server: Any
         assert seen == ids
 
 
+def test_any_other_worker_brings_back_what_a_lost_host_held(server: Any, prefix: str) -> None:
+    """kill -9 of a worker without a supervisor: ready again within the lease and one second more."""
+    with lab(server, prefix, lease=2.0) as it:
+        victim = it.start(concurrency=4)
+        it.queue.put_many({"n": n, "ms": 60_000} for n in range(4))
+        wait_until(lambda: len(it.effects()) == 4, 10, "all in hand")
+        other = it.start(concurrency=1)
+        wait_until(lambda: "worker started" in other.log(), 10, "another worker")
+        died = time.time() * 1000  # the clock of the server, too
+        victim.signal(signal.SIGKILL)
+        reaps = wait_until(lambda: [e["ms"] - died for e in it.events() if e["event"] == "reap"], 10, "reaped")
+        assert len(reaps) == 4
+        assert max(reaps) <= 2000 + 1000
+        other.signal(signal.SIGKILL)  # it has one of them in hand for a minute
+
+
 def test_a_stopped_worker_loses_its_messages_and_carries_on_cleanly(server: Any, prefix: str) -> None:
     """SIGSTOP for 2 leases, then SIGCONT: others do the work, late acks are refused and reported, none lost."""
     with lab(server, prefix, lease=1.0) as it:
@@ -146,6 +162,36 @@ def test_a_hung_handler_is_replaced_under_the_supervisor(server: Any, prefix: st
         assert set(counts) == set(range(50))
         assert counts[0] == 3
         assert it.queue.size().dead == 1
+
+
+def test_a_handler_that_leaks_memory_costs_its_process_and_nothing_else(server: Any, prefix: str) -> None:
+    """What is too large is killed, here as by the kernel: the process is replaced, all others are handled, and the
+    message is dead-lettered after three of them."""
+    with lab(server, prefix) as it:
+        it.queue.put_many({"n": n, "ms": 5, **({"do": "leak"} if n == 30 else {})} for n in range(100))
+        worker = it.start(supervise=True, concurrency=4)
+        killed: set[int] = set()
+
+        def settled() -> bool:
+            for child in worker.children():
+                if _resident_mb(child) > 300:
+                    os.kill(child, signal.SIGKILL)
+                    killed.add(child)
+            return it.at_rest()
+
+        wait_until(settled, 60, "the queue is drained")
+        assert set(it.count()) == set(range(100))
+        assert (it.count()[30], len(killed)) == (3, 3)
+        assert it.queue.size().dead == 1
+        assert worker.end() == 0
+
+
+def _resident_mb(pid: int) -> float:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):  # it is gone, or going
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def test_a_held_gil_does_not_cost_the_lease_under_the_supervisor(server: Any, prefix: str) -> None:
