@@ -209,6 +209,13 @@ class Queue:
         """How many messages are in each state: .ready .doing .later .dead"""
         return await self.links.flow(flows.sizes_g(self.options.keys))
 
+    async def revive(self, id: str) -> bool:
+        """Put a dead letter back to ready, behind what waits, with all attempts before it; False if there is none
+        of this id. Reads dead letters until it is found; ``reliq dead revive`` takes many at once."""
+        from reliq.core.dead import revive_g
+
+        return await self.links.flow(revive_g(self.options.keys, id, model.consumer_name()))
+
     async def ping(self) -> str:
         """Connect and check; returns the server's version. Raises what is wrong, in one line."""
         return (await self.links.server()).version
