@@ -69,7 +69,7 @@ def test_same_names_and_arguments(module: str, name: str) -> None:
 
 
 WAITS = {
-    "Queue": {"put", "put_many", "repeat", "size", "ping", "aclose", "__aenter__", "__aexit__"},
+    "Queue": {"put", "put_many", "repeat", "size", "ping", "revive", "aclose", "__aenter__", "__aexit__"},
     "Consumer": {"claim", "settle", "aclose", "__anext__", "__aenter__", "__aexit__"},
     "Lease": {"ack", "retry", "release", "bury", "__aenter__", "__aexit__"},
     "Reaper": {"run_once", "reap", "scan", "on_duty", "run"},
