@@ -106,7 +106,7 @@ def troubles(seen: Look, args: argparse.Namespace) -> Iterator[Trouble]:
     name = seen.queue.name
     if seen.dead:
         what = text.number(seen.dead, "dead letter")
-        yield Trouble("DEAD_LETTERS", f"{what}: given up on", again(args, "peek --state dead", name))
+        yield Trouble("DEAD_LETTERS", f"{what}: given up on", again(args, "dead ls", name))
     gone = [c for c in seen.consumers if state(c) in ("expired", "dead") and held(c)]
     if gone:
         what, who = text.number(sum(map(held, gone)), "message"), text.number(len(gone), "worker")
