@@ -126,7 +126,7 @@ def _lines(each: Pass, args: argparse.Namespace) -> list[str]:
     if report.buried:
         lines.append(
             f"! {text.number(report.buried, 'message')} dead-lettered as POISON (every worker that had it died): "
-            f"{again(args, 'peek --state dead', each.queue.name)}"
+            f"{again(args, 'dead ls --cause POISON', each.queue.name)}"
         )
     lines += [f"! could not be reaped: {text.safe(error)}" for error in report.errors]
     return lines
