@@ -80,7 +80,7 @@ def test_dead_letters(commands: Commands) -> None:
     result = commands.process("status")
     assert result.status == 1
     assert "! 1 dead letter: given up on" in result.out
-    assert f"Next: reliq peek --state dead --queue emails --prefix {commands.prefix}" in result.out
+    assert f"Next: reliq dead ls --queue emails --prefix {commands.prefix}" in result.out
     assert codes(commands("status", "--json").json) == ["DEAD_LETTERS"]
 
 
@@ -137,7 +137,7 @@ def test_poison_needs_attention(commands: Commands) -> None:
         result = commands("reap")
     assert result.status == 1
     assert "! 1 message dead-lettered as POISON" in result.out
-    assert "reliq peek --state dead --queue emails" in result.out
+    assert "reliq dead ls --cause POISON --queue emails" in result.out
     assert commands("peek", "--state", "dead", "--json").json["messages"][0]["dead"]["cause"] == "POISON"
 
 
