@@ -23,6 +23,7 @@ from reliq.errors import (
 from reliq.sync.queue import Queue
 
 if TYPE_CHECKING:
+    from reliq.core.explain import Explanation
     from reliq.sync.consumer import Consumer
     from reliq.sync.lease import Lease
     from reliq.sync.reaper import Reaper
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Bury",
     "Consumer",
+    "Explanation",
     "Lease",
     "LeaseLost",
     "OutcomeUnknown",
@@ -51,6 +53,7 @@ __all__ = [
 #: A producer needs none of these, and pays for none of them when it starts.
 _LATER: Final = {
     "Consumer": "reliq.sync.consumer",
+    "Explanation": "reliq.core.explain",
     "Lease": "reliq.sync.lease",
     "Reaper": "reliq.sync.reaper",
     "Worker": "reliq.sync.worker",

@@ -40,6 +40,7 @@ MAX_BODY: Final = 64 * 1024 * 1024
 SCRIPT_ELEMENTS: Final = 1000
 SCRIPT_BYTES: Final = 256 * 1024
 LEDGER_LENGTH: Final = 10_000
+LEDGER_AGE: Final = 1_209_600.0
 TRACEBACK: Final = 4000
 GIL_CAP: Final = 600.0
 
@@ -73,6 +74,7 @@ TABLE: Final = (
         "most that one script call moves; one larger element goes alone",
     ),
     Default("ledger length", LEDGER_LENGTH, "", "abnormal events kept per queue"),
+    Default("ledger age", LEDGER_AGE, "s", "older ones are let go; two weeks, so that a holiday is covered"),
     Default("traceback", TRACEBACK, "bytes", "kept of the last failure of a dead letter"),
     Default("GIL cap", GIL_CAP, "s", "so long the supervisor renews for a child that cannot do it itself"),
 )

@@ -20,6 +20,7 @@ from reliq.model import Receipt
 
 if TYPE_CHECKING:
     from reliq.ack import Handler, P, R
+    from reliq.core.explain import Explanation
     from reliq.aio.consumer import Consumer
 
 
@@ -208,6 +209,17 @@ class Queue:
     async def size(self) -> Sizes:
         """How many messages are in each state: .ready .doing .later .dead"""
         return await self.links.flow(flows.sizes_g(self.options.keys))
+
+    async def explain(self, id: str, *, deep: bool = True) -> Explanation:
+        """Where a message is, why it is not further, what happens next, and what to do; it only reads.
+
+        ``id``: as its put returned it, or the text of your own. A message of another queue under this prefix is
+        found there. ``deep=False``: look only where the id says; else all is read before it is said to be nowhere,
+        which takes a while in a queue of millions (a message in its place is found at once, however deep).
+        """
+        from reliq.core.explain import explain_g
+
+        return await self.links.flow(explain_g(self.options.keys, id, deep=deep))
 
     async def revive(self, id: str) -> bool:
         """Put a dead letter back to ready, behind what waits, with all attempts before it; False if there is none

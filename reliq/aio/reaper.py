@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from reliq.aio.queue import Queue
-from reliq.core import flows, ops
+from reliq.core import flows
 from reliq.core.flows import ReapReport
+from reliq.core.sample import keep_g
 from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
 from reliq.logging import log
 from reliq.model import clock
@@ -77,11 +78,11 @@ class Reaper:
 
     async def on_duty(self, queue: Queue, duty: int) -> ReapReport:
         """What a trip has asked its consumer to do: 1: reap leases that ended in the last minute, 2: reap
-        everything, look for strays, and forget idle producers."""
+        everything, look for strays, forget idle producers, and take a sample of the counters."""
         report = await self.reap(queue, recent=None if duty == 2 else 60.0)
         if duty == 2:
             report.add(await self.scan(queue, 10))
-            await queue.links.insist(ops.sweep_producers(queue.options.keys, 0))
+            await queue.links.flow(keep_g(queue.options.keys))
         return report
 
     async def run(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import reliq
-from reliq.cli import dead, demo, doctor, errors, failure, peek, put, reap, status, text, worker
+from reliq.cli import dead, demo, doctor, errors, explain, failure, peek, put, reap, status, text, worker
 from reliq.cli.failure import FINE, USAGE
 from reliq.cli.verb import Verb, Verbs
 from reliq.errors import ConfigError, ReliqError
@@ -23,6 +23,7 @@ VERBS: Final[dict[str, Verb | Verbs]] = {
         worker.VERB,
         put.VERB,
         status.VERB,
+        explain.VERB,
         peek.VERB,
         reap.VERB,
         dead.VERB,

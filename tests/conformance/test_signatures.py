@@ -17,6 +17,7 @@ ROOT = Path(reliq.__file__).parent
 SYNC_ONLY = {
     "board.py": "memory that a supervisor and its children share",
     "supervisor.py": "processes",
+    "wire.py": "asyncio reads from its own streams",
 }
 """Files of reliq/sync without a counterpart in reliq/aio, and why."""
 
@@ -69,7 +70,7 @@ def test_same_names_and_arguments(module: str, name: str) -> None:
 
 
 WAITS = {
-    "Queue": {"put", "put_many", "repeat", "size", "ping", "revive", "aclose", "__aenter__", "__aexit__"},
+    "Queue": {"put", "put_many", "repeat", "size", "explain", "ping", "revive", "aclose", "__aenter__", "__aexit__"},
     "Consumer": {"claim", "settle", "aclose", "__anext__", "__aenter__", "__aexit__"},
     "Lease": {"ack", "retry", "release", "bury", "__aenter__", "__aexit__"},
     "Reaper": {"run_once", "reap", "scan", "on_duty", "run"},

@@ -1,0 +1,372 @@
+"""From what a search found to what people are told: the state, the reason, what comes next, what to type."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any, Final
+
+from reliq.core import envelope as env
+from reliq.core import ops, reasons
+from reliq.core.command import Flow
+from reliq.core.explain import looks
+from reliq.core.explain.explanation import Explanation
+from reliq.core.explain.looks import Found
+from reliq.core.explain.search import Search
+from reliq.core.explain.timeline import timeline, untold
+from reliq.core.keys import Keys
+from reliq.core.reasons import Reason
+from reliq.core.sample import Pace, pace
+from reliq.core.words import duration, number
+
+#: So near to the head a message that somebody died with is passed over for others (trip.lua).
+_SUSPECTS_SEEN: Final = 100
+START_ONE: Final = "reliq worker MODULE:HANDLER"
+_Fields = dict[str, Any]
+
+
+def command(keys: Keys, words: str) -> str:
+    """A command for this queue; without the URL, which may hold a password."""
+    prefix = f" --prefix {shlex.quote(keys.prefix)}" if keys.prefix != "reliq" else ""
+    return f"reliq {words} --queue {shlex.quote(keys.queue)}{prefix}"
+
+
+def found_g(search: Search, found: Found) -> Flow[Explanation]:
+    """Explain a message that was found."""
+    record = {}
+    if found.consumer:
+        record = yield ops.session(search.keys, found.consumer)
+    told: dict[str, Callable[[], _Fields]] = {
+        "ready": lambda: _ready(search, found),
+        "inbox": lambda: _doing(search, found, record),
+        "doing": lambda: _doing(search, found, record),
+        "later": lambda: _later(search, found),
+        "dead": lambda: _dead(search, found),
+    }
+    fields = {**_message(search, found), **told[found.place]()}
+    missing = untold(found.message, search.events)
+    if missing and found.place != "dead":
+        fields["why"] += f"; {missing} attempts besides those that the ledger tells of"
+    return Explanation(search.id.hex(), search.keys.queue, now=search.sight.now, **fields)
+
+
+def _message(search: Search, found: Found) -> _Fields:
+    """What the message says itself."""
+    e = found.message
+    trace, error = e.meta.get("t"), e.meta.get("e")
+    return {
+        "put_at": None if e.meta.get("r") else env.put_ms(e) if e.id == search.id else env.id_ms(search.id),
+        "size": found.size,
+        "raw": bool(e.meta.get("r")),
+        "trace_id": trace if isinstance(trace, str) else None,
+        "error": error if isinstance(error, str) else None,
+        "attempt": None if found.place == "dead" else e.failed + 1,
+        "deliveries": e.deliveries - (found.place != "doing"),
+        "failed": e.failed,
+        "released": e.released,
+        "lost": e.lost,
+        "fence": e.fence,
+        "timeline": timeline(search.id, search.events, found),
+    }
+
+
+# -- ready --------------------------------------------------------------------------------------------------
+
+
+def _ready(search: Search, found: Found) -> _Fields:
+    going = pace(search.sight.sample, search.sight.samples)
+    before, rate = found.position, going.rate if going and going.rate else None
+    fields = {"state": "ready", "position": before + 1, "length": found.length, "rate": rate}
+    if not search.live:
+        return fields | _no_consumers(search)
+    if going is not None and going.stalled:
+        return fields | _stalled(search, going)
+    if found.message.lost and before < _SUSPECTS_SEEN:
+        reason, why = Reason.SUSPECT_WAITS, f"{number(found.message.lost, 'worker')} died with it in hand"
+    else:
+        reason = Reason.WAITING_TURN
+        why = (
+            f"{number(before, 'message')} {'is' if before == 1 else 'are'} before it"
+            if before
+            else "it is the next"
+        )
+    why += f"; {number(search.live, 'live consumer')}, {number(search.held, 'message')} in hand"
+    return fields | {
+        "reason": reason,
+        "why": why,
+        "next": _turn(before, rate, going),
+        "next_at": None if rate is None else search.sight.now + round(before * 1000 / rate),
+        "command": command(search.keys, "status"),
+    }
+
+
+def _turn(before: int, rate: float | None, going: Pace | None) -> str:
+    """When its turn comes."""
+    if rate is None or going is None:
+        return "a consumer claims it when its turn comes; at an unknown rate: nothing was counted of late"
+    return (
+        f"its turn comes in about {duration(before * 1000 / rate)}, at {rate:,.3g} messages a second "
+        f"as in the last {duration(going.over_ms)}"
+    )
+
+
+def _no_consumers(search: Search) -> _Fields:
+    now, ends = search.sight.now, max(search.leases.values(), default=None)
+    if ends is None:
+        why = "no consumer of this queue is registered"
+    elif ends > now:
+        why = "the consumers that are registered are leaving"
+    else:
+        gone = number(len(search.leases), "consumer")
+        why = f"no consumer is alive; {gone} registered, the last lease ended {duration(now - ends)} ago"
+    return {
+        "reason": Reason.NO_CONSUMERS,
+        "why": why,
+        "next": "nothing, until a worker runs",
+        "command": START_ONE,
+    }
+
+
+def _stalled(search: Search, going: Pace) -> _Fields:
+    return {
+        "reason": Reason.CONSUMERS_STALLED,
+        "why": f"{number(search.live, 'live consumer')} with {number(search.held, 'message')} in hand, and for "
+        f"{duration(going.over_ms)} none was finished and none was claimed",
+        "next": "it is claimed when a handler ends; one that hangs is ended only if it has a timeout",
+        "command": command(search.keys, "status"),
+    }
+
+
+# -- doing --------------------------------------------------------------------------------------------------
+
+
+def _doing(search: Search, found: Found, record: dict[str, str]) -> _Fields:
+    now, ends = search.sight.now, search.leases.get(found.consumer)
+    fields = {
+        "state": "doing", "consumer": found.consumer, "who": record.get("who"), "lease_until": ends,
+        **_held(search, found), "command": command(search.keys, "reap"),
+    }  # fmt: skip
+    if ends is None:
+        return fields | {
+            "reason": Reason.UNREGISTERED,
+            "why": f"it is in a list of {found.consumer}, which is not registered",
+            "next": "a reaper finds the list, gives it a lease, and brings back what it holds when that ends",
+        }
+    if "dead" in record:
+        return fields | {
+            "reason": Reason.CONSUMER_DIED,
+            "why": f"{found.consumer} was seen to die; what it held is yet to be brought back",
+            "next": _back(search, "within half a minute"),
+        }
+    if ends <= now:
+        return fields | {
+            "reason": Reason.LEASE_EXPIRED,
+            "why": f"the lease of {found.consumer} ended {duration(now - ends)} ago",
+            "next": _back(search, "within a second, or half a minute if the lease ended long ago"),
+        }
+    if found.place == "inbox":
+        return fields | {
+            "reason": Reason.ARRIVING,
+            "why": f"a blocking read has brought it to {found.consumer}",
+            "next": "the next round trip of that consumer claims it",
+            "next_at": now,
+            "command": "",
+        }
+    return fields | {
+        "reason": Reason.LEASED,
+        "why": f"{found.consumer} has it, attempt {found.message.failed + 1}, and renewed its lease: "
+        f"{duration(ends - now)} left",
+        "next": "its handler ends, and it is acked or goes back; should the worker die, it is ready again "
+        "when the lease ends",
+        "command": command(search.keys, "status"),
+    }
+
+
+def _held(search: Search, found: Found) -> _Fields:
+    """Since when, as far as that is known: a raw body has its id from the claim, others were last heard of
+    before."""
+    e = found.message
+    made = env.put_ms(e)
+    if e.meta.get("r") and not e.returns:
+        return {"held_since": made}
+    back = [event.ms for event in search.events if event.event in ("retry", "release", "reap", "revive")]
+    return {"held_after": max(back, default=made)}
+
+
+def _back(search: Search, soon: str) -> str:
+    """When it is ready again, and who sees to that."""
+    if not search.live:
+        return "nothing brings it back while no worker and no reaper runs"
+    if not search.sight.server_since:
+        return "a worker brings it back when the server has been up for one lease"
+    return f"a worker brings it back {soon}"
+
+
+# -- later, dead --------------------------------------------------------------------------------------------
+
+
+def _later(search: Search, found: Found) -> _Fields:
+    now, due, e = search.sight.now, found.score, found.message
+    fields: _Fields = {"state": "later", "due_at": due, "command": ""}
+    if due <= now:
+        overdue = f"it is due since {duration(now - due)}"
+        if not search.live:
+            gone = _no_consumers(search)
+            return fields | gone | {"why": f"{overdue}, and {gone['why']}"}
+        return fields | {
+            "reason": Reason.DUE, "why": overdue, "next_at": now,
+            "next": "the next round trips of consumers make it ready, behind what waits already",
+            "command": command(search.keys, "status"),
+        }  # fmt: skip
+    fields |= {"next_at": due, "next": f"it is ready in {duration(due - now)}"}
+    if not search.live:
+        fields["next"] += ", and then nobody takes it: no consumer is alive"
+        fields["command"] = START_ONE
+    if e.failed and e.returns:
+        fields["next"] += f", for attempt {e.failed + 1}"
+        why = f"attempt {e.failed} failed" + (f": {e.meta['e']}" if isinstance(e.meta.get("e"), str) else "")
+        return fields | {"reason": Reason.RETRY_BACKOFF, "why": why}
+    if e.released:
+        return fields | {"reason": Reason.RELEASE_BACKOFF, "why": "its handler put it back"}
+    return fields | {"reason": Reason.DUE_LATER, "why": "it was put with a delay, or for a time"}
+
+
+def _dead(search: Search, found: Found) -> _Fields:
+    note = found.note
+    reason = reasons.of_cause(note.get("cause")) if note else Reason.DEAD_BAD_NOTE
+    texts = {name: _text(note.get(name)) for name in ("cause", "error", "traceback", "worker")}
+    lines = [line.strip() for line in (texts["traceback"] or "").splitlines() if line.strip()]
+    return {
+        "state": "dead",
+        "reason": reason,
+        "why": texts["error"] or reason.summary,
+        "next": "nothing: a dead letter stays until a person revives or removes it",
+        "command": command(search.keys, f"dead show {search.id.hex()}"),
+        "dead_at": found.score,
+        "consumer": texts["worker"],
+        "cause": texts["cause"],
+        "error": texts["error"],
+        "traceback": lines[-1] if lines else None,
+    }
+
+
+def _text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else repr(value)
+
+
+# -- nowhere ------------------------------------------------------------------------------------------------
+
+
+def nowhere_g(
+    searches: list[Search], asked: str, known: Sequence[str], failures: list[str], *, deep: bool
+) -> Flow[Explanation]:
+    """Explain a message that was not found. ``asked``: the id as it was given; ``known``: the queues in the index;
+    ``failures``: of queues that could not be searched."""
+    first = searches[0]
+    marked = None
+    for search in searches:
+        if (yield looks.traces(search.keys, search.id)):
+            marked = search
+    moving = next((each for each in searches if not each.certain), None)
+    told_of = next((each for each in searches if each.events), None)
+    if not deep:
+        search, fields = first, _unsearched(first)
+    elif moving is not None:
+        search, fields = moving, _moving(moving)
+    elif told_of is not None:
+        search, fields = told_of, _gone(told_of)
+    elif marked is not None:
+        search, fields = marked, _acked("it was put within the last hour")
+    elif first.keys.queue not in known and not (yield looks.exists(first.keys)):
+        search, fields = first, _no_queue(first.keys, known)
+    else:
+        search, fields = first, _absent(searches, asked)
+    if failures:
+        fields["why"] += "; " + "; ".join(failures)
+    told = timeline(search.id, search.events, None)
+    return Explanation(search.id.hex(), search.keys.queue, now=search.sight.now, timeline=told, **fields)
+
+
+def _unsearched(search: Search) -> _Fields:
+    return {
+        "state": "unsearched",
+        "reason": Reason.UNSEARCHED,
+        "why": f"it is not where its id says; {number(search.sight.ready, 'message')} of ready, "
+        f"{search.sight.later:,} of later and {search.sight.dead:,} dead letters were not all read",
+        "next": "that cannot be told",
+        "command": command(search.keys, f"explain {search.id.hex()}"),
+    }
+
+
+def _moving(search: Search) -> _Fields:
+    told = search.events[-1] if search.events else None
+    last = f"; the last that the ledger tells is {told.event!r}" if told else ""
+    return {
+        "state": "moving",
+        "reason": Reason.MOVING,
+        "why": f"it moved on whenever it was looked for{last}",
+        "next": "that cannot be told",
+        "command": command(search.keys, f"explain {search.id.hex()}"),
+    }
+
+
+def _gone(search: Search) -> _Fields:
+    """The ledger tells of it, so it was there."""
+    last = search.events[-1]
+    if last.event not in ("bury", "discard", "restore"):
+        return _acked(f"the ledger tells of it, last {duration(search.sight.now - last.ms)} ago")
+    return {
+        "state": "removed",
+        "reason": Reason.REMOVED,
+        "why": f"it was a dead letter ({last.detail}), and is none any more",
+        "next": "nothing",
+        "command": "",
+    }
+
+
+def _acked(evidence: str) -> _Fields:
+    why = f"{evidence}, and it is nowhere any more"
+    return {"state": "done", "reason": Reason.DONE, "why": why, "next": "nothing", "command": ""}
+
+
+def _no_queue(keys: Keys, known: Sequence[str]) -> _Fields:
+    near = get_close_matches(keys.queue, known, n=3)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    there = f"known are {', '.join(known[:20])}" if known else "no queue is known there"
+    return {
+        "state": "absent",
+        "reason": Reason.UNKNOWN_QUEUE,
+        "why": f"there is no queue {keys.queue!r} under prefix {keys.prefix!r}: {there}{hint}",
+        "next": "nothing",
+        "command": "reliq status" + (f" --prefix {shlex.quote(keys.prefix)}" if keys.prefix != "reliq" else ""),
+    }
+
+
+def _absent(searches: list[Search], asked: str) -> _Fields:
+    first = searches[0]
+    names = ", ".join(each.keys.queue for each in searches[:20])
+    more = f" and {len(searches) - 20} more" if len(searches) > 20 else ""
+    return {
+        "state": "absent",
+        "reason": Reason.DONE_OR_NEVER_PUT,
+        "why": f"it is nowhere in {names}{more} (prefix {first.keys.prefix!r}); {_about(asked, first)}",
+        "next": "nothing",
+        "command": "",
+    }
+
+
+def _about(asked: str, search: Search) -> str:
+    """What can be said of an id by itself."""
+    digits = asked.replace("-", "")
+    if len(digits) != 32 and len(digits) >= 8 and set(digits.lower()) <= set("0123456789abcdef"):
+        return f"an id of reliq has 32 digits, and this has {len(digits)}: was it cut?"
+    if search.id.hex() != digits.lower():
+        return f"as an id of your own, {asked!r} stands for {search.id.hex()}"
+    made = env.id_ms(search.id)
+    if made is None:
+        version = search.id[6] >> 4
+        return f"it is a UUID of version {version}, and reliq's own are of version 7" if version != 8 else (
+            "it stands for an id of your own")  # fmt: skip
+    age = search.sight.now - made
+    return f"its id was made {duration(age)} ago" if age >= 0 else f"its id says a time {duration(-age)} from now"

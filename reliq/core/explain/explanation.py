@@ -1,0 +1,75 @@
+"""What ``explain`` answers: a typed record that says where a message is, why, and what to do now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from reliq.core.reasons import USUAL, Reason
+
+
+class Happening(NamedTuple):
+    """Something that happened to a message. ``event``: put, retry, release, reap, bury, late, revive, …; ``at``:
+    Unix ms, by the server's clock (a put: by its producer's); ``told``: in words."""
+
+    at: int
+    event: str
+    consumer: str
+    told: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where a message is, why it is not further, what happens next, and what to do.
+
+    ``state``: ready, doing, later, dead; done, removed, absent if it is nowhere; moving if it was never where it
+    was looked for; unsearched after a quick look. ``reason``: the code, of a closed vocabulary; ``why`` and
+    ``next`` are sentences, ``command`` is what to type ("" if there is nothing to do). All times are Unix ms by
+    the server's clock, except ``put_at``, which is by its producer's. None: not so in this state, or not known.
+
+    ``position``: 1 is the next to be claimed, of ``length``; ``rate``: messages per second that leave ready, of
+    late; ``next_at``: when it changes by itself, as far as that can be told. ``held_since``: when it was claimed;
+    ``held_after``: claims are not written down, so that often only this is known: not earlier. ``attempt`` is the
+    one under way, or the next. ``error``: the last failure, in one line; ``traceback``: its last line.
+    """
+
+    id: str
+    queue: str
+    state: str
+    reason: Reason
+    why: str
+    next: str
+    command: str
+    now: int
+    next_at: int | None = None
+
+    position: int | None = None
+    length: int | None = None
+    rate: float | None = None
+    consumer: str | None = None
+    who: str | None = None
+    held_since: int | None = None
+    held_after: int | None = None
+    lease_until: int | None = None
+    due_at: int | None = None
+    dead_at: int | None = None
+
+    put_at: int | None = None
+    size: int | None = None
+    raw: bool = False
+    trace_id: str | None = None
+    attempt: int | None = None
+    deliveries: int | None = None
+    failed: int | None = None
+    released: int | None = None
+    lost: int | None = None
+    fence: int | None = None
+    cause: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+    timeline: tuple[Happening, ...] = ()
+
+    @property
+    def usual(self) -> bool:
+        """Whether it goes its usual way, so that nobody need do anything."""
+        return self.reason in USUAL
