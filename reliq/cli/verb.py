@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from reliq.cli import text
 from reliq.errors import ConfigError
 
 
@@ -61,3 +62,47 @@ class Verb:
         common.add_argument("--prefix", help="of all keys (default: $RELIQ_PREFIX, else reliq)")
         common.add_argument("--json", action="store_true", help='print JSON with "schema": 1')
         return parser
+
+
+@dataclass(frozen=True)
+class Verbs:
+    """Commands of two words that share the first one, as in ``reliq dead ls``."""
+
+    name: str
+    summary: str
+    verbs: tuple[Verb, ...]
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Find the command by its second word and read the options behind it."""
+        by_name = {verb.name.removeprefix(f"{self.name} "): verb for verb in self.verbs}
+        if words and words[0] in ("-h", "--help", "help"):
+            print(self._help(by_name))
+            raise SystemExit(0)
+        if not words or words[0] not in by_name:
+            what = f"there is no command {self.name} {words[0]!r}{text.near(words[0], by_name)}" if words else (
+                f"{self.name} needs a second word")  # fmt: skip
+            raise ConfigError(f"{what}: {', '.join(by_name)}, as in {self.verbs[0].example}")
+        verb = by_name[words[0]]
+        args = verb.parse(words[1:])
+        args.verb = verb
+        return args
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Run what was parsed."""
+        verb: Verb = args.verb
+        return verb.run(args)
+
+    def _help(self, by_name: dict[str, Verb]) -> str:
+        width = max(map(len, by_name)) + 2
+        lines = [f"  {name:<{width}}{verb.summary}" for name, verb in by_name.items()]
+        return "\n".join(
+            [
+                f"usage: reliq {self.name} COMMAND [options]",
+                "",
+                *lines,
+                "",
+                f"example:\n  {self.verbs[0].example}",
+                "",
+                "Every one takes --url, --queue, --prefix, --json and --help, all behind it.",
+            ]
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha1
 from typing import Any, Final, NamedTuple
@@ -25,6 +25,10 @@ _WITHOUT_EXCEPTION: Final = frozenset({"BURIED", "POISON", BAD_NOTE})
 _EXCEPTION: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_.]*)(:|\Z)")
 _ID: Final = re.compile(r"[0-9a-f]{32}\Z")
 _LEDGER_PAGE: Final = 1000
+#: Most letters of one call: each costs some 20 µs on a slow machine, and Redis is held for 5 ms at most.
+TOGETHER: Final = 100
+#: How long the marker of a letter stands that was revived or restored, ms.
+_WINDOW: Final = round(defaults.DEDUPE_WINDOW * 1000)
 
 
 class Letter(NamedTuple):
@@ -119,9 +123,9 @@ class LetterWalk:
         return [Letter.read(*member) for member in (yield from self._walk.step_g())]
 
 
-def chunks(letters: Sequence[Letter], most: int = defaults.SCRIPT_ELEMENTS) -> Iterator[Sequence[Letter]]:
-    """Split into what one script call may take."""
-    start = 0
+def chunks(letters: Sequence[Letter], most: int = TOGETHER) -> Iterator[Sequence[Letter]]:
+    """Split into what one script call may take, and ``most``."""
+    start, most = 0, min(most, TOGETHER)
     for part in ops.chunks([letter.member for letter in letters]):
         for begin in range(start, start + len(part), most):
             yield letters[begin : min(begin + most, start + len(part))]
@@ -137,30 +141,27 @@ Verb = Callable[[Keys, str, Sequence[Letter]], Command]
 def revive(keys: Keys, who: str, letters: Sequence[Letter]) -> Command:
     """Back to ready, behind what waits, the first one named to be claimed first, with all attempts before it."""
     words = (word for x in letters for word in (x.member, x.start + 1, x.id, _short(x.cause)))
-    return _command(scripts.revive, (keys.ready, keys.dead, keys.events, keys.stats), (who, *words), keys)
+    return _command(scripts.revive, keys, (keys.ready, keys.dead), letters, (who, _WINDOW, *words))
 
 
 def discard(keys: Keys, who: str, letters: Sequence[Letter]) -> Command:
     """Gone for good."""
     words = (word for x in letters for word in (x.member, x.id, _short(x.cause)))
-    return _command(scripts.discard, (keys.dead, keys.events, keys.stats, *_markers(keys, letters)),
-                    (who, *words), keys)  # fmt: skip
+    return _command(scripts.discard, keys, (keys.dead,), letters, (who, *words))
 
 
 def restore(keys: Keys, who: str, letters: Sequence[Letter]) -> Command:
     """In again, from an export. QueueFull if Redis is out of memory: then none of them is in."""
     words = (word for x in letters for word in (x.member, x.score, x.id, _short(x.cause)))
-    window = round(defaults.DEDUPE_WINDOW * 1000)
-    return _command(scripts.restore, (keys.dead, keys.events, keys.stats, *_markers(keys, letters)),
-                    (who, window, *words), keys)  # fmt: skip
+    return _command(scripts.restore, keys, (keys.dead,), letters, (who, _WINDOW, *words))
 
 
-def _command(script: scripts.Script, names: tuple[str, ...], args: tuple[Arg, ...], keys: Keys) -> Command:
+def _command(
+    script: scripts.Script, keys: Keys, places: tuple[str, ...], letters: Sequence[Letter], args: tuple[Arg, ...]
+) -> Command:
+    markers = (keys.marker(letter.identity) for letter in letters)
+    names = (*places, keys.events, keys.stats, *markers)
     return Command(script, names, args, lambda r: [n == 1 for n in r], idempotent=True, queue=keys.queue)
-
-
-def _markers(keys: Keys, letters: Iterable[Letter]) -> tuple[str, ...]:
-    return tuple(keys.marker(letter.identity) for letter in letters)
 
 
 def _short(text: str) -> str:
@@ -194,7 +195,7 @@ def _ledger_of(keys: Keys, event: str, who: str) -> Command:
         wanted = (event.encode(), who.encode())
         return {e[b"id"].decode() for e in entries if (e.get(b"event"), e.get(b"consumer")) == wanted}
 
-    args = ("+", "-", "COUNT", 2 * defaults.SCRIPT_ELEMENTS)
+    args = ("+", "-", "COUNT", defaults.SCRIPT_ELEMENTS)
     return Command("XREVRANGE", (keys.events,), args, parse, idempotent=True, queue=keys.queue)
 
 

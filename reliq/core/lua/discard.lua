@@ -5,7 +5,7 @@
 -- KEYS  1 dead  2 events  3 stats  4.. markers, one for each letter
 -- ARGV  1 who  2.. letters of three words each: member, id (hex), cause
 -- Returns {1 removed | 0 it is not among the dead, ...}: one for each letter
--- Cost  O(letters * log dead); at most 1,000 or 256 kB a call, one larger letter goes alone
+-- Cost  O(letters * log dead); at most 100 or 256 kB a call, one larger letter goes alone
 local DEAD, EVENTS, STATS = unpack(KEYS)
 local done, count = {}, 0
 for i = 2, #ARGV, 3 do

@@ -5,7 +5,7 @@
 -- KEYS  1 dead  2 events  3 stats  4.. markers, one for each letter
 -- ARGV  1 who  2 dedupe window, ms  3.. letters of four words each: member, time of death (server ms), id (hex), cause
 -- Returns {1 restored | 0 it is, or was, here already, ...}: one for each letter
--- Cost  O(letters * log dead); at most 1,000 or 256 kB a call, one larger letter goes alone
+-- Cost  O(letters * log dead); at most 100 or 256 kB a call, one larger letter goes alone
 local DEAD, EVENTS, STATS = unpack(KEYS)
 redis.call('ZCARD', DEAD)
 for i = 3, #ARGV, 4 do

@@ -3,15 +3,16 @@
 -- Guarantee: a letter is revived once, whoever asks and however often: only what stands in dead moves, and should
 --   the message die again it is another member, with a larger fence. It has all of its attempts before it. One that
 --   workers died with stays a suspect with one loss, so that it is handed out alone. Elements of another version, and
---   raw ones, go back as they are.
--- KEYS  1 ready  2 dead  3 events  4 stats
--- ARGV  1 who  2.. letters of four words each: member, where in it the element begins (from 1), id (hex), cause
+--   raw ones, go back as they are. A marker stands for the window, so that an import of its export adds no copy.
+-- KEYS  1 ready  2 dead  3 events  4 stats  5.. markers, one for each letter
+-- ARGV  1 who  2 dedupe window, ms
+--       3.. letters of four words each: member, where in it the element begins (from 1), id (hex), cause
 -- Returns {1 revived | 0 it is not among the dead, ...}: one for each letter
--- Cost  O(letters * log dead); at most 1,000 or 256 kB a call, one larger letter goes alone
+-- Cost  O(letters * log dead); at most 100 or 256 kB a call, one larger letter goes alone
 local READY, DEAD, EVENTS, STATS = unpack(KEYS)
 redis.call('LLEN', READY)
 redis.call('ZCARD', DEAD)
-for i = 2, #ARGV, 4 do
+for i = 3, #ARGV, 4 do
   local start = tonumber(ARGV[i + 1])
   if not start or start < 1 or start > #ARGV[i] + 1 then
     return redis.error_reply('ERR no element begins at ' .. ARGV[i + 1])
@@ -29,12 +30,13 @@ local function anew(e)
 end
 
 local done, count = {}, 0
-for i = 2, #ARGV, 4 do
+for i = 3, #ARGV, 4 do
   local member, revived = ARGV[i], 0
   if redis.call('ZSCORE', DEAD, member) then
     local back = anew(string.sub(member, tonumber(ARGV[i + 1])))
     redis.call('LPUSH', READY, back)
     redis.call('ZREM', DEAD, member)
+    redis.call('SET', KEYS[5 + #done], '1', 'PX', ARGV[2])
     redis.pcall('XADD', EVENTS, 'MAXLEN', '~', '10000', '*', 'event', 'revive', 'id', ARGV[i + 2],
       'consumer', ARGV[1], 'detail', ARGV[i + 3])
     revived, count = 1, count + 1
