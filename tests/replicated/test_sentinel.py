@@ -15,7 +15,7 @@ import pytest
 
 import reliq
 from reliq import aio
-from tests.conformance.shell import Shell
+from tests.conformance.shell import Shell, events
 from tests.replicated.traffic import traffic
 from tests.servers import RedisServer, ServerBinary
 from tests.topologies import FAST, Replicated, in_step, until
@@ -180,6 +180,33 @@ async def test_what_a_failover_brings_back_is_settled_again(binary: ServerBinary
                 bodies += await _acked(sh, await sh(c.claim(20, timeout=15)))
         assert bodies == [*range(10), "last"]
         assert tuple(await sh(q.size())) == (0, 0, 0, 0)
+        await sh.finish()
+
+
+@pytest.mark.xfail(strict=True, reason="no rule yet: the ledger has no entry for a rollback")
+@pytest.mark.parametrize("shell", ["sync", "aio"])
+async def test_what_is_delivered_again_after_a_failover_has_a_cause(
+    binary: ServerBinary, prefix: str, shell: str
+) -> None:
+    """Somebody else gets a message that was acked before: no reap and no retry explains it, so the ledger has to say
+    that the server forgot things."""
+    with (
+        RedisServer(binary, extra_args=FAST) as old,
+        RedisServer(binary, extra_args=FAST) as new,
+        FakeSentinel(old) as sentinel,
+    ):
+        new.cli("REPLICAOF", "127.0.0.1", old.port)
+        until(lambda: in_step(new), "the replica is in step")
+        sh = Shell(shell, sentinel.url, prefix)
+        q = sh.queue(timeout=5.0)
+        await sh(q.put("twice", replicas=1))
+        new.cli("REPLICAOF", "NO", "ONE")
+        assert await sh.drain(q) == ["twice"]
+        sentinel.names = new
+        old.kill()
+        assert await sh.drain(q) == ["twice"]
+        with new.client() as client:
+            assert "rollback" in {event for event, _ in events(client, q)}
         await sh.finish()
 
 
