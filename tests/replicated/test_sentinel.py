@@ -188,8 +188,8 @@ async def test_what_a_failover_brings_back_is_settled_again(binary: ServerBinary
 async def test_what_is_delivered_again_after_a_failover_has_a_cause(
     binary: ServerBinary, prefix: str, shell: str
 ) -> None:
-    """Somebody else gets a message that was acked before: no reap and no retry explains it, so the ledger has to say
-    that the server forgot things."""
+    """Somebody else gets a message that was acked before: no reap and no retry explains it, so the ledger has to
+    say that the server forgot things."""
     with (
         RedisServer(binary, extra_args=FAST) as old,
         RedisServer(binary, extra_args=FAST) as new,
