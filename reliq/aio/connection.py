@@ -477,24 +477,27 @@ class Links:
         Raises OutcomeUnknown if any try may have been executed, else the last refusal. A server that was
         never reached fails at once.
         """
-        uncertain = False
+        try:
+            reply = await self.run(command)
+        except (Unavailable, OutcomeUnknown) as error:
+            self._reached |= isinstance(error, OutcomeUnknown)
+            if not (command.idempotent and self._reached):
+                raise
+            return await self._insist(command, error)
+        self._reached = True
+        return reply
+
+    async def _insist(self, command: Command, first: Unavailable | OutcomeUnknown) -> Any:
+        uncertain = isinstance(first, OutcomeUnknown)
 
         async def once() -> Any:
             nonlocal uncertain
             try:
-                reply = await self.run(command)
+                return await self.run(command)
             except OutcomeUnknown:
                 uncertain = self._reached = True
                 raise
-            self._reached = True
-            return reply
 
-        try:
-            return await once()
-        except (Unavailable, OutcomeUnknown) as error:
-            if not (command.idempotent and self._reached):
-                raise
-            first = error
         try:
             return await tenacity.AsyncRetrying(**client.insistence(self._timeout))(once)
         except ReliqError as error:

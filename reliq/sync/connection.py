@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import copy
 from typing import Any, Final, TypeVar
 
@@ -22,6 +22,7 @@ from reliq.core.keys import Keys
 from reliq.core.outcome import Moved
 from reliq.core.topology import HOPS, Ask, Node, Server, Topology
 from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
+from reliq.sync.wire import Wire, wire
 
 T = TypeVar("T")
 #: A connection that has been idle for longer is looked at before it is used.
@@ -53,6 +54,7 @@ class Link:
         self._address, self._topology, self._keys = address, topology, keys
         self._options: dict[str, Any] = {"read_timeout": read_timeout, "retry": Retry, "name": name}
         self._connection: Any = None
+        self._wire: Wire
         self._where = address.label
         self._revive = revive
         self._used_at = time.monotonic()
@@ -71,7 +73,7 @@ class Link:
         """
         if self.unread:
             return False
-        if self._connected and self._connection.is_connected:
+        if self._connected:
             rested = time.monotonic() - self._used_at >= _CHECK_AFTER
             if not (rested and self._stale()) and not self._misled():
                 return False
@@ -127,9 +129,10 @@ class Link:
         self._where = client.place(self._address, node)
         try:
             connection.connect()
+            self._wire = wire(connection)
             questions = client.opening(self._address)
-            connection.send_packed_command(connection.pack_commands(questions), check_health=False)
-            replies = [self._maybe(connection) for _ in questions]
+            self._wire.send(self._wire.pack(questions))
+            replies = [self._allowed(self._wire.read()) for _ in questions]
         except _FAILURES as error:
             raise client.failure(error, "connect", self._where, sent=False) from error
         self.server, self.node = client.read_server(replies, self._where), node
@@ -137,12 +140,13 @@ class Link:
         return self.server
 
     @staticmethod
-    def _maybe(connection: Any) -> Any:
+    def _allowed(reply: Any) -> Any:
         """A reply that an ACL may forbid: None then."""
-        try:
-            return connection.read_response()
-        except redis.exceptions.NoPermissionError:
+        if isinstance(reply, redis.exceptions.NoPermissionError):
             return None
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     def _stale(self) -> bool:
         """Data (or an end) that nobody asked for: the connection is of no use any more."""
@@ -195,23 +199,14 @@ class Link:
         connection, where, sent = self._make(node), client.place(self._address, node), False
         try:
             connection.connect()
-            connection.send_packed_command(connection.pack_commands([("ASKING",), *lines]), check_health=False)
+            there = wire(connection)
+            there.send(there.pack([("ASKING",), *lines]))
             sent = True
-            return self._read_all(connection, 1 + len(lines))[1:]
+            return [there.read() for _ in range(1 + len(lines))][1:]
         except _FAILURES as error:
             raise client.failure(error, _what(command), where, sent=sent) from error
         finally:
             connection.disconnect()
-
-    @staticmethod
-    def _read_all(connection: Any, count: int) -> list[Any]:
-        replies: list[Any] = []
-        for _ in range(count):
-            try:
-                replies.append(connection.read_response())
-            except redis.exceptions.ResponseError as error:
-                replies.append(error)
-        return replies
 
     def pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Several commands (of one slot) in one round trip; an error reply stands in the place of its result."""
@@ -238,9 +233,9 @@ class Link:
         return self._read(len(lines), command)
 
     def _write(self, lines: Sequence[Sequence[Any]], command: Command) -> None:
-        connection, self.unread = self._connection, True
+        packed, self.unread = self._wire.pack(lines), True
         try:
-            connection.send_packed_command(connection.pack_commands(lines), check_health=False)
+            self._wire.send(packed)
         except _FAILURES as error:
             self._lost()
             raise client.failure(error, _what(command), self._where, sent=False) from error
@@ -250,7 +245,7 @@ class Link:
 
     def _read(self, count: int, command: Command) -> list[Any]:
         try:
-            replies = self._read_all(self._connection, count)
+            replies = [self._wire.read() for _ in range(count)]
         except _FAILURES as error:
             self._lost()
             raise client.failure(error, _what(command), self._where, sent=True) from error
@@ -326,8 +321,7 @@ class Links:
         timeout = read_timeout or self._timeout
         return Link(address, self._topology, read_timeout=timeout, name=name, keys=self._keys, revive=revive)
 
-    @contextmanager
-    def _link(self, key: str) -> Iterator[Link]:
+    def _take(self, key: str) -> Link:
         """An idle connection for this key, or a new one."""
         self._check_fork()
         key = key or (self._keys.ready if self._keys else "")
@@ -336,18 +330,32 @@ class Links:
         except IndexError:
             link = self.new()
         link.key = key
+        return link
+
+    def _give_back(self, link: Link) -> None:
+        self._idle[link.node if self._topology.cluster else None].append(link)
+
+    @contextmanager
+    def _link(self, key: str) -> Iterator[Link]:
+        link = self._take(key)
         try:
             yield link
         finally:
-            self._idle[link.node if self._topology.cluster else None].append(link)
+            self._give_back(link)
 
     def run(self, command: Command) -> Any:
         """Run one command, once; where MOVED says, if it says so."""
-        for _ in range(HOPS):
-            with suppress(Moved), self._link(command.routing_key) as link:
+        hops = HOPS
+        while True:
+            link = self._take(command.routing_key)
+            try:
                 return link.run(command)
-        with self._link(command.routing_key) as link:
-            return link.run(command)
+            except Moved:
+                if not hops:
+                    raise
+                hops -= 1
+            finally:
+                self._give_back(link)
 
     def pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Run several commands in one round trip, once; errors stand in the place of results. In a Cluster they
@@ -369,24 +377,27 @@ class Links:
         Raises OutcomeUnknown if any try may have been executed, else the last refusal. A server that was
         never reached fails at once.
         """
-        uncertain = False
+        try:
+            reply = self.run(command)
+        except (Unavailable, OutcomeUnknown) as error:
+            self._reached |= isinstance(error, OutcomeUnknown)
+            if not (command.idempotent and self._reached):
+                raise
+            return self._insist(command, error)
+        self._reached = True
+        return reply
+
+    def _insist(self, command: Command, first: Unavailable | OutcomeUnknown) -> Any:
+        uncertain = isinstance(first, OutcomeUnknown)
 
         def once() -> Any:
             nonlocal uncertain
             try:
-                reply = self.run(command)
+                return self.run(command)
             except OutcomeUnknown:
                 uncertain = self._reached = True
                 raise
-            self._reached = True
-            return reply
 
-        try:
-            return once()
-        except (Unavailable, OutcomeUnknown) as error:
-            if not (command.idempotent and self._reached):
-                raise
-            first = error
         try:
             return tenacity.Retrying(**client.insistence(self._timeout))(once)
         except ReliqError as error:

@@ -12,8 +12,9 @@ import reliq
 from reliq.core import ops
 from reliq.core.command import Command
 from reliq.errors import WrongKeyType
+from reliq.sync import wire
 from tests.conformance.shell import Shell
-from tests.faults.proxy import FaultProxy, drop_reply
+from tests.faults.proxy import FaultProxy, drop_reply, reply_error, trickle
 from tests.servers import ExternalServer, RedisServer
 
 
@@ -22,8 +23,16 @@ def echo(text: str) -> Command:
     return Command("ECHO", (), (text,), lambda reply: reply.decode())
 
 
+@pytest.fixture(params=["hiredis", "redis-py alone"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The two ways on which the blocking shell talks to its sockets."""
+    if request.param == "redis-py alone":
+        monkeypatch.setattr(wire, "Reader", None)
+    return str(request.param)
+
+
 @pytest.fixture
-async def link(sh: Shell) -> AsyncIterator[Any]:
+async def link(sh: Shell, way: str) -> AsyncIterator[Any]:
     """A connection that has been made."""
     made = await sh(sh.queue().links.new())
     await sh(made.connect())
@@ -87,7 +96,7 @@ async def test_error_reply_in_the_second_half(sh: Shell, link: Any, redis: redis
     assert await sh(link.run(echo("a"))) == "a"
 
 
-async def test_no_reply_in_the_second_half(sh: Shell, server: RedisServer | ExternalServer) -> None:
+async def test_no_reply_in_the_second_half(sh: Shell, way: str, server: RedisServer | ExternalServer) -> None:
     """No answer in time: unknown, and the next command has a new connection and its own reply."""
     with FaultProxy("127.0.0.1", int(server.url.rsplit(":", 1)[1].split("/")[0])) as proxy:
         link = await sh(sh.queue(url=proxy.url).links.new(read_timeout=0.3))
@@ -97,5 +106,30 @@ async def test_no_reply_in_the_second_half(sh: Shell, server: RedisServer | Exte
         with pytest.raises(reliq.OutcomeUnknown):
             await sh(link.receive(echo("a")))
         assert not link.unread
+        assert await sh(link.run(echo("b"))) == "b"
+        await sh.close(link)
+
+
+async def test_replies_in_pieces(sh: Shell, way: str, server: RedisServer | ExternalServer) -> None:
+    """A reply that comes byte by byte, and one that is larger than what is read at once, is whole."""
+    with FaultProxy("127.0.0.1", int(server.url.rsplit(":", 1)[1].split("/")[0])) as proxy:
+        link = await sh(sh.queue(url=proxy.url).links.new())
+        await sh(link.connect())
+        rule = proxy.on(command="ECHO", action=trickle())
+        assert await sh(link.run(echo("piecemeal"))) == "piecemeal"
+        assert rule.hits == 1
+        assert await sh(link.run(echo("x" * 300_000))) == "x" * 300_000
+        await sh.close(link)
+
+
+@pytest.mark.parametrize("error", [b"-LOADING not yet\r\n", b"-READONLY no\r\n", b"-BUSY a script\r\n"])
+async def test_refusals(sh: Shell, way: str, server: RedisServer | ExternalServer, error: bytes) -> None:
+    """Whatever redis-py makes of an error: certainly not executed, and the next command has its own reply."""
+    with FaultProxy("127.0.0.1", int(server.url.rsplit(":", 1)[1].split("/")[0])) as proxy:
+        link = await sh(sh.queue(url=proxy.url).links.new())
+        await sh(link.connect())
+        proxy.on(command="ECHO", action=reply_error(error))
+        with pytest.raises(reliq.Unavailable, match=error[1:5].decode()):
+            await sh(link.run(echo("a")))
         assert await sh(link.run(echo("b"))) == "b"
         await sh.close(link)
