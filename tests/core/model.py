@@ -93,7 +93,9 @@ class Model:
                 late.append(index)
                 continue
             doing.remove(element)
-            if verb == b"retry":
+            if verb == b"retry" and back in self.later:
+                self.ready.insert(0, back)
+            elif verb == b"retry":
                 self.later[back] = self.now + int(detail)
             elif verb == b"release":
                 self.ready.append(back)

@@ -188,12 +188,21 @@ def test_poison_is_buried(lab: Lab) -> None:
     at = note.pop("at")
     assert note == {
         "id": id, "cause": "POISON", "worker": "a", "error": "its worker died 3 times while handling it",
+        "n": 1000,
     }  # fmt: skip
     assert abs(at - lab.now()) < 5000
     found = env.unpack(back)
     assert (found.returns, found.failed, found.lost, found.body) == (8, 1, 3, env.unpack(poison).body)
     assert ("bury", id, "POISON") in lab.events()
     assert lab.client.hget(lab.keys.stats, "bury") == b"1"
+
+
+def test_equal_poison_is_several_dead_letters(lab: Lab) -> None:
+    """Somebody has pushed an envelope twice, and both are POISON in one call: two dead letters, not one."""
+    poison = element(2, lost=2)
+    held(lab, poison, poison)
+    assert lab.reap("a", max_losses=3) == ("reaped", 0, 2, False)
+    assert [back for _, back in lab.dead] == [lost(poison, losses=3)] * 2
 
 
 def test_only_what_was_started_is_charged(lab: Lab) -> None:

@@ -400,3 +400,13 @@ def test_producers_need_no_trip(lab: Lab) -> None:
     lab.put(element(1), due=ops.Due("at", lab.now() - 1))
     reply: Any = lab.trip("a", 1, want=1)
     assert numbers(reply[ELEMENTS]) == [1]
+
+
+def test_equal_messages_that_are_retried_stay_two(lab: Lab) -> None:
+    """Somebody has pushed an envelope twice, and a handler fails at both: one waits, the other comes back at once."""
+    e, back = element(1), element(1, returns=1, failed=1)
+    lab.push(e, e)
+    lab.trip("a", 1, want=2)
+    again = ("retry", e, back, 60_000)
+    assert lab.trip("a", 2, in_hand=2, settles=[again, again])[3] == []
+    assert (lab.ready, lab.later, lab.doing("a")) == ([back], [back], [])

@@ -60,7 +60,7 @@ if in_inbox + in_doing == 0 then
 end
 
 -- Now, as something will move: an error after the first move would leave it undone.
-redis.call('HINCRBY', SESSION, 'epoch', 1)
+local epoch = redis.call('HINCRBY', SESSION, 'epoch', 1)
 
 local function note(event, id, extra)
   redis.pcall('XADD', EVENTS, 'MAXLEN', '~', '10000', '*', 'event', event, 'id', id, 'consumer', name, 'detail', extra)
@@ -107,6 +107,7 @@ if redis.call('LLEN', INBOX) == 0 and returned < limit then
       local why = cmsgpack.pack({
         id = id, cause = 'POISON', at = now, worker = name,
         error = 'its worker died ' .. lost_count(back) .. ' times while handling it',
+        n = epoch * 1000 + buried, -- equal members of a sorted set are one, equal messages are several
       })
       redis.call('ZADD', DEAD, now, why .. back)
       note('bury', id, 'POISON')

@@ -84,7 +84,11 @@ for i = 13 + acks, #ARGV, 4 do
   local verb, element, back, extra = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if redis.call('LPOS', DOING, element) then
     if verb == 'retry' then
-      redis.call('ZADD', LATER, now + tonumber(extra), back)
+      -- An equal one may wait there already (some producer pushed an envelope twice), and a sorted set would make
+      -- one of the two: then this one does not wait.
+      if redis.call('ZADD', LATER, 'NX', now + tonumber(extra), back) == 0 then
+        redis.call('LPUSH', READY, back)
+      end
     elseif verb == 'release' then
       redis.call('RPUSH', READY, back)
     else
