@@ -42,6 +42,8 @@ class Handler(Generic[P, R]):
         self.timeout = timeout
         self.function = function
         self.is_async = _is_coroutine_function(function)
+        #: The function itself if it takes the body alone: then a worker needs no lease to call it.
+        self.plain: Callable[..., Any] | None = function if self._takes == (True, None, False) else None
 
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -71,11 +73,15 @@ class Handler(Generic[P, R]):
         kwargs = {takes.lease: lease} if takes.lease and not takes.lease_first else {}
         function: Callable[..., Any] = self.function
         result = function(*args, **kwargs)
-        if not self.is_async and isinstance(result, CoroutineType):
-            # It would never run, and the message would be acked.
+        if not self.is_async:
+            self.check(result)
+        return result
+
+    def check(self, result: Any) -> None:
+        """TypeError if a plain function returned a coroutine: that would never run, yet the message be acked."""
+        if isinstance(result, CoroutineType):
             result.close()
             raise TypeError(f"{self.name} is no coroutine function and returned a coroutine; make it `async def`")
-        return result
 
     def _settling(self, lease: Any) -> Any:
         """Handle and settle one lease, in the manner of the function: awaitable if it is a coroutine one."""

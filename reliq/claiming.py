@@ -105,7 +105,7 @@ class Claiming:
         return max(0, self._prefetch - (len(self.state.held) - len(self.state.finished)))
 
     def _unconfirmed(self, settle: Settle) -> OutcomeUnknown:
-        id = settle.message.envelope.id.hex()
+        id = settle.message.id
         return OutcomeUnknown(
             f"queue {self._options.name!r}: {settle.verb} of message {id} is not confirmed yet: Redis does not "
             "answer. It is repeated until it does, or the lease ends.",

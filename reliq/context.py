@@ -1,11 +1,15 @@
-"""Which message is being handled here: context variables that logs and nested puts read."""
+"""Which message is being handled here: one context variable, which logs and nested puts read.
+
+What is handled is set once per message and read seldom, so a message is put there as it is; who reads asks it for
+words.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 
 class Current(NamedTuple):
@@ -18,46 +22,63 @@ class Current(NamedTuple):
     trace_id: str
 
 
-_current: ContextVar[Current | None] = ContextVar("reliq_current", default=None)
-_trace_id: ContextVar[str | None] = ContextVar("reliq_trace_id", default=None)
+class Handled(Protocol):
+    """A message that can say the same of itself."""
+
+    @property
+    def queue(self) -> str: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def consumer(self) -> str: ...
+    @property
+    def trace_id(self) -> str: ...
+
+
+class _Tracing(NamedTuple):
+    """A trace id that was set by hand, inside of whatever is handled."""
+
+    trace_id: str
+    handled: Handled | None
+
+
+_innermost: ContextVar[Handled | _Tracing | None] = ContextVar("reliq_context", default=None)
+
+#: Handle this message in this context from here on, or none (None); returns what ``leave`` takes.
+enter = _innermost.set
 
 
 def current() -> Current | None:
     """The message being handled in this context, or None."""
-    return _current.get()
+    found = _innermost.get()
+    if isinstance(found, _Tracing):
+        found = found.handled
+    if found is None:
+        return None
+    return Current(found.queue, found.id, found.attempt, found.consumer, found.trace_id)
 
 
 def trace_id() -> str | None:
     """The trace id that a put made now would carry: 32 hex digits, or None for a fresh one."""
-    return _trace_id.get()
+    found = _innermost.get()
+    return None if found is None else found.trace_id
 
 
 @contextmanager
 def tracing(trace_id: str) -> Iterator[str]:
     """Let puts and log records inside carry this trace id (32 hex digits)."""
-    token = _trace_id.set(trace_id)
+    outer = _innermost.get()
+    token = _innermost.set(_Tracing(trace_id, outer.handled if isinstance(outer, _Tracing) else outer))
     try:
         yield trace_id
     finally:
-        _trace_id.reset(token)
+        _innermost.reset(token)
 
 
-class Tokens(NamedTuple):
-    """What leave() needs to restore."""
-
-    current: Token[Current | None]
-    trace_id: Token[str | None]
-
-
-def enter(message: Current) -> Tokens:
-    """Start handling a message in this context; give the result to leave()."""
-    return Tokens(_current.set(message), _trace_id.set(message.trace_id))
-
-
-def leave(tokens: Tokens) -> None:
-    """Stop handling a message in this context."""
+def leave(token: Token[Handled | _Tracing | None]) -> None:
+    """End what ``enter`` began."""
     # A generator or task that is closed in another context has nothing to restore there: ValueError.
     with suppress(ValueError):
-        _current.reset(tokens.current)
-    with suppress(ValueError):
-        _trace_id.reset(tokens.trace_id)
+        _innermost.reset(token)

@@ -28,8 +28,16 @@ def settle_for(
         text = describe(failure)
         if error is not None:
             text = f"{describe(error)} (and to settle that raised {text})"
-        log.exception("message %s is settled by the default policy: %s", message.envelope.id.hex(), text)
+        log.exception("message %s is settled by the default policy: %s", message.id, text)
         return judge_anyway(state, message, text)
+
+
+def report(error: BaseException, settle: Settle) -> None:
+    """One record for a handler that failed, at the level of what becomes of the message."""
+    if settle.verb == "bury":
+        log.error("%s: %s (reliq peek --state dead shows its traceback)", fate(settle), describe(error))
+    elif settle.verb == "retry":
+        log.warning("%s: %s", fate(settle), describe(error))
 
 
 def fate(settle: Settle) -> str:
@@ -52,7 +60,7 @@ class Leased:
         self._message = message
         self._state = state
         self._retry = retry
-        self._tokens: context.Tokens | None = None
+        self._token: Any = None
         self._settled = False
         message.minded = True  # last: an interrupted one minds nothing
 
@@ -64,7 +72,7 @@ class Leased:
     @property
     def id(self) -> str:
         """The message's id, 32 hex digits; what put returned."""
-        return self._message.envelope.id.hex()
+        return self._message.id
 
     @property
     def attempt(self) -> int:
@@ -84,8 +92,7 @@ class Leased:
     @property
     def trace_id(self) -> str:
         """32 hex digits: the trace id at the put, or the message's own id if there was none."""
-        carried = self._message.envelope.meta.get("t")
-        return carried if isinstance(carried, str) else self.id
+        return self._message.trace_id
 
     @property
     def queue(self) -> str:
@@ -111,14 +118,13 @@ class Leased:
 
     def enter(self) -> None:
         """Let logs and puts from here on know which message they belong to."""
-        current = context.Current(self.queue, self.id, self.attempt, self._state.name, self.trace_id)
-        self._tokens = context.enter(current)
+        self._token = context.enter(self._message)
 
     def leave(self) -> None:
         """End what enter() began."""
-        if self._tokens is not None:
-            context.leave(self._tokens)
-            self._tokens = None
+        if self._token is not None:
+            context.leave(self._token)
+            self._token = None
 
     def judge(self, error: BaseException | None) -> Settle:
         """The settle for a handler's outcome; see settle_for()."""
@@ -143,13 +149,6 @@ class Leased:
         """Its settle is made by the worker's loop."""
         self._settled = True
 
-    def report(self, error: BaseException, settle: Settle) -> None:
-        """One record for a handler that failed, at the level of what becomes of the message."""
-        if settle.verb == "bury":
-            log.error("%s: %s (reliq peek --state dead shows its traceback)", fate(settle), describe(error))
-        elif settle.verb == "retry":
-            log.warning("%s: %s", fate(settle), describe(error))
-
     def _lost_error(self) -> LeaseLost:
         return LeaseLost(
             f"message {self.id} of queue {self.queue!r} is no longer ours (fence {self.fence}): the lease of "
@@ -167,8 +166,7 @@ class Leased:
 
     def _drop(self) -> bool:
         """Give the message back if we still hold it; True if so."""
-        element = self._message.envelope.element
-        if self._state.held.get(element) is not self._message:
+        if self._state.held.get(self._message.element) is not self._message:
             return False
         self._state.finished.append(self._state.release(self._message, handled=True))
         return True

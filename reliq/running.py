@@ -1,6 +1,7 @@
 """Handlers at work: slots, the last check before a hand-over, and what is done with the outcome.
 
-Shared by the executors of both shells; how handlers are run (threads, tasks) is theirs.
+Shared by the executors of both shells; how handlers are run (threads, tasks) is theirs. What a message costs is
+spent here: a handler that takes the body alone and returns meets no object made for it.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
-from reliq.ack import Handler, lease_class
+from reliq import context
+from reliq.ack import lease_class
 from reliq.core.consumer import Message
-from reliq.core.pace import Pace
+from reliq.core.pace import QUICK, Pace
 from reliq.core.verdict import describe
-from reliq.lease import Leased
+from reliq.lease import Leased, report, settle_for
 from reliq.logging import log
 from reliq.model import clock
-from reliq.working import Job, Stationed
+from reliq.working import Stationed
 
 S = TypeVar("S", bound=Stationed)
 
@@ -36,23 +38,28 @@ class Board(Protocol):
         """The handler is done with it."""
 
 
-class Running(Generic[S]):
-    """A handler at work."""
+class Slot:
+    """A place for one handler at work, and the message that it has in hand, if any."""
 
-    __slots__ = ("ended", "failed", "job", "reported", "started_at", "thread")
+    __slots__ = ("busy", "failed", "index", "message", "reported", "started_at", "task", "thread")
 
-    def __init__(self, job: Job[S], started_at: float) -> None:
-        self.job = job
-        self.started_at = started_at
-        self.thread = threading.get_ident()
-        self.ended = False  # the handler came back; what becomes of its message is being decided
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.message: Message | None = None
+        self.started_at = 0.0
+        self.busy = False  # its thread works, and is not at rest
+        self.task: asyncio.Task[None] | None = None
+        self.thread = 0
         self.reported = False  # as stuck
         self.failed = False  # its message was settled as a failed attempt while the handler still runs
 
     def overdue(self, now: float) -> bool:
-        """Whether it is past its handler's timeout."""
-        timeout = self.job.station.handler.timeout
-        return timeout is not None and not self.ended and now - self.started_at > timeout
+        """Whether its handler is past its timeout."""
+        message = self.message
+        if message is None:
+            return False
+        timeout = message.state.owner.handler.timeout
+        return timeout is not None and now - self.started_at > timeout
 
     def stack(self) -> str:
         """Where the handler's thread is at this moment."""
@@ -61,186 +68,208 @@ class Running(Generic[S]):
 
 
 class Executor(Generic[S]):
-    """The jobs that wait, the slots, and what is done before and after a handler."""
+    """The messages that wait, the slots, and what is done before and after a handler.
+
+    ``settler`` makes of a station what a lease settles with; ``defer`` gets back what may not start yet.
+    """
 
     def __init__(
-        self, pace: Pace, defer: Callable[[Job[S]], None], board: Board | None = None, first_slot: int = 0
+        self,
+        pace: Pace,
+        defer: Callable[[Message], None],
+        settler: Callable[[S], Any],
+        *,
+        is_async: bool,
+        board: Board | None = None,
+        first_slot: int = 0,
     ) -> None:
         self.pace = pace
-        self.waiting: deque[Job[S]] = deque()
-        self.running: dict[int, Running[S]] = {}
+        self.waiting: deque[Message] = deque()
+        self.slots = [Slot(first_slot + n) for n in range(pace.concurrency)]
         self._defer = defer
+        self._settler = settler
+        self._lease_class = lease_class(is_async=is_async)
         self._board = board
-        self._slots = deque(range(first_slot, first_slot + pace.concurrency))
-        self._picking: set[int] = set()
 
-    def take_waiting(self) -> list[Job[S]]:
-        """The jobs that no handler has seen; they are not run any more."""
-        jobs = []
+    def take_waiting(self) -> list[Message]:
+        """The messages that no handler has seen; they are not run any more."""
+        messages = []
         while True:
             try:
-                jobs.append(self.waiting.popleft())
+                messages.append(self.waiting.popleft())
             except IndexError:
-                return jobs
+                return messages
 
-    def in_hand(self, station: S) -> list[Message]:
-        """The messages of this queue that handlers have in hand."""
-        running = list(self.running.values())
-        return [r.job.message for r in running if r.job.station is station]
+    def in_hand(self) -> list[Message]:
+        """What handlers have in hand, without what was settled as failed over their heads."""
+        return [m for slot in self.slots if (m := slot.message) is not None and not slot.failed]
 
-    def overdue(self, now: float) -> list[Running[S]]:
-        """Handlers that are past their timeout and were not reported yet."""
-        return [r for r in list(self.running.values()) if not r.reported and r.overdue(now)]
+    def overdue(self, now: float) -> list[Slot]:
+        """Where a handler is past its timeout and was not reported yet."""
+        return [slot for slot in self.slots if not slot.reported and slot.overdue(now)]
 
-    @property
-    def at_work(self) -> bool:
-        """Whether a handler runs, or is about to, that may still come back."""
-        # In this order: who picks a job is in the first set until it is in the second.
-        return bool(self._picking) or any(not running.reported for running in list(self.running.values()))
-
-    def _may_start(self, job: Job[S]) -> bool:
+    def _may_start(self, message: Message, now: float) -> bool:
         """Last check before a hand-over: the message is still ours and the lease has margin (DESIGN 9.1)."""
         # First the lease, then whether it is lost: an answer marks what is lost before it confirms the lease.
-        fresh = job.station.state.fresh(clock())
-        if job.message.lost:
+        fresh = now < message.state.fresh_until
+        if message.lost:
             return False
         if not fresh:
-            self._defer(job)
+            self._defer(message)
         return fresh
 
-    def _begin(self, slot: int, job: Job[S]) -> Running[S]:
-        running = Running(job, clock())
-        self.running[slot] = running
+    def _show(self, slot: Slot, message: Message, now: float) -> None:
+        """Tell the supervisor, before the handler is called."""
         if self._board is not None:
-            station, id = job.station, job.message.envelope.id
-            self._board.start(slot, station.index, id, running.started_at, station.handler.timeout)
-        return running
+            station = message.state.owner
+            self._board.start(slot.index, station.index, message.envelope.id, now, station.handler.timeout)
 
-    def _end(self, slot: int, running: Running[S], lease: Leased, error: BaseException | None) -> None:
+    def _lease(self, message: Message) -> Any:
+        """What a handler gets that wants more than the body."""
+        station = message.state.owner
+        return self._lease_class(message, self._settler(station), station.handler.retry)
+
+    def _end(self, slot: Slot, message: Message, lease: Leased | None, error: BaseException | None) -> None:
         """Settle by the outcome, unless the handler (or the watch over timeouts) has settled it."""
-        station = running.job.station
-        running.ended = True
-        self.pace.ran(clock() - running.started_at)
         if self._board is not None:
-            self._board.finish(slot)
-        if running.failed or lease.settled:
+            self._board.finish(slot.index)
+        state = message.state
+        settled = slot.failed or (lease is not None and lease.settled)
+        if lease is not None:
             lease.mark_settled()
+        if settled:
             if isinstance(error, Exception):
                 log.error("failed after it was settled: %s", describe(error), exc_info=error)
+        elif error is None:
+            state.finished.append(message)
         else:
-            lease.mark_settled()
-            settle = lease.judge(error)
-            if error is not None:
-                lease.report(error, settle)
-            station.state.finished.append(settle)
-        self.running.pop(slot, None)  # not before: a worker that ends meanwhile would give the message back
-        lease.leave()
-        self._slots.append(slot)
-        self._ended(station)
-
-    def _ended(self, station: S) -> None:
-        """A handler came back: let the loop know."""
-        station.wake()
+            settle = settle_for(state, message, state.owner.handler.retry, error)
+            report(error, settle)
+            state.finished.append(settle)
+        slot.reported = slot.failed = False
+        slot.message = None  # last: a worker that ends meanwhile would give the message back
 
 
 class ThreadExecutor(Executor[S]):
     """Up to ``concurrency`` threads, started when they are needed.
 
     Waking a thread costs more than a short handler runs. So while handlers are quick, one thread works
-    through the jobs and the others are woken only when it falls behind (``nudge``). And a thread that has
-    run out of jobs makes the trip that is due then itself (``refill``), instead of waking the loop for it.
+    through the messages and the others are woken only when it falls behind (``nudge``). And a thread that has
+    run out of messages makes the trip that is due then itself (``refill``), instead of waking the loop for it.
     """
 
     def __init__(
         self,
         pace: Pace,
-        defer: Callable[[Job[S]], None],
+        defer: Callable[[Message], None],
         settler: Callable[[S], Any],
+        *,
+        refill: Callable[[], bool],
+        rested: Callable[[], None],
         board: Board | None = None,
-        refill: Callable[[], bool] = lambda: False,
     ) -> None:
-        super().__init__(pace, defer, board)
-        self._settler = settler
+        super().__init__(pace, defer, settler, is_async=False, board=board)
         self._refill = refill
-        self._lease_class = lease_class(is_async=False)
+        self._rested = rested
         self._tokens: SimpleQueue[bool] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._resting = 0
         self._lock = threading.Lock()
 
-    def submit(self, jobs: list[Job[S]]) -> None:
-        """Run these, in order, as soon as slots are free."""
-        self.waiting.extend(jobs)
-        at_work = len(self._threads) - self._resting
-        if self.pace.quick:
-            self._wake(1 if at_work == 0 else 0)
-        else:
-            self._wake(len(jobs))
+    @property
+    def at_work(self) -> bool:
+        """Whether a handler runs, or is about to, that may still come back."""
+        return any(slot.busy and not slot.reported for slot in self.slots)
 
-    def nudge(self) -> bool:
-        """Wake one more thread if jobs wait; True if it may be worth asking again soon."""
-        if self.waiting:
+    def submit(self, messages: list[Message]) -> None:
+        """Run these, in order, as soon as slots are free."""
+        self.waiting.extend(messages)
+        if not self.pace.quick:
+            self._wake(len(messages))
+        elif len(self._threads) == self._resting:
             self._wake(1)
-        return bool(self.waiting) and (self._resting > 0 or len(self._threads) < self.pace.concurrency)
+
+    def nudge(self, now: float) -> bool:
+        """Wake one more thread if messages wait and those at work are held up; True if it may be worth asking
+        again soon."""
+        if not self.waiting:
+            return False
+        if not any(slot.busy and now - slot.started_at < QUICK for slot in self.slots):
+            self._wake(1)
+        return self._resting > 0 or len(self._threads) < self.pace.concurrency
 
     def _wake(self, n: int) -> None:
         for _ in range(n):
             with self._lock:
                 if self._resting > 0:
                     self._resting -= 1
-                elif len(self._threads) < self.pace.concurrency:
-                    name = f"reliq-handler-{len(self._threads)}"
-                    thread = threading.Thread(target=self._work, name=name, daemon=True)
+                elif (number := len(self._threads)) < self.pace.concurrency:
+                    thread = threading.Thread(
+                        target=self._work, args=(self.slots[number],), name=f"reliq-handler-{number}", daemon=True
+                    )
                     self._threads.append(thread)
                     thread.start()
                 else:
                     return
             self._tokens.put(True)
 
-    def _work(self) -> None:
-        me = threading.get_ident()
+    def _work(self, slot: Slot) -> None:
+        slot.thread = threading.get_ident()
         while self._tokens.get():
-            while True:
-                self._picking.add(me)
-                try:
-                    job = self.waiting.popleft()
-                except IndexError:
-                    self._picking.discard(me)
-                    if self._refill():
-                        continue
-                    with self._lock:
-                        if not self.waiting:
-                            self._resting += 1
-                            break
-                    continue
-                self._run(job)
+            slot.busy = True  # before it looks for a message: it is at work until it rests
+            while slot.busy:
+                self._serve(slot)
+                context.enter(None)
+                if not self._refill():
+                    self._rest(slot)
+            self._rested()
+
+    def _rest(self, slot: Slot) -> None:
+        with self._lock:
+            if not self.waiting:
+                self._resting += 1
+                slot.busy = False
 
     @property
     def serves_itself(self) -> bool:
         """Whether quick handlers run that fetch their own work, so that the loop need not look for them."""
         return self.pace.quick and len(self._threads) > self._resting
 
-    def _ended(self, station: S) -> None:
-        """Without more jobs this thread makes a trip next; with quick ones it will very soon."""
-        if self.waiting and not self.pace.quick:
-            station.wake()
-
-    def _run(self, job: Job[S]) -> None:
-        try:
-            if not self._may_start(job):
+    def _serve(self, slot: Slot) -> None:
+        """Work through what waits. One look at the clock is the end of a handler and the start of the next."""
+        waiting, bare, ran = self.waiting, self._board is None, self.pace.ran
+        now = clock()
+        while True:
+            try:
+                message = waiting.popleft()
+            except IndexError:
                 return
-            slot = self._slots.popleft()
-            running = self._begin(slot, job)
-        finally:
-            self._picking.discard(threading.get_ident())
-        lease = self._lease_class(job.message, self._settler(job.station), job.station.handler.retry)
-        error: BaseException | None = None
-        lease.enter()
-        try:
-            job.station.handler.call(lease)
-        except BaseException as raised:  # noqa: BLE001 - nothing that a handler raises may end the worker
-            error = raised
-        self._end(slot, running, lease, error)
+            if not self._may_start(message, now):
+                continue
+            station = message.state.owner
+            plain, lease, error = station.handler.plain, None, None
+            slot.started_at, slot.message = now, message
+            if not bare:
+                self._show(slot, message, now)
+            context.enter(message)
+            try:
+                if plain is not None:
+                    if (result := plain(message.body)) is not None:
+                        station.handler.check(result)
+                else:
+                    lease = self._lease(message)
+                    station.handler.call(lease)
+            except BaseException as raised:  # noqa: BLE001 - nothing that a handler raises may end the worker
+                error = raised
+            now = clock()
+            ran(took := now - slot.started_at)
+            if bare and error is None and lease is None and not slot.reported:
+                message.state.finished.append(message)
+                slot.message = None
+            else:
+                self._end(slot, message, lease, error)
+            if took > QUICK and waiting:  # else this thread makes the next trip, and very soon
+                station.wake()
 
     def close(self) -> None:
         """Let the threads end when they are done; a stuck one is left behind (it is a daemon)."""
@@ -254,71 +283,82 @@ class CoroutineExecutor(Executor[S]):
     def __init__(
         self,
         pace: Pace,
-        defer: Callable[[Job[S]], None],
+        defer: Callable[[Message], None],
         settler: Callable[[S], Any],
+        *,
         board: Board | None = None,
         first_slot: int = 0,
     ) -> None:
-        super().__init__(pace, defer, board, first_slot)
-        self._settler = settler
-        self._tasks: set[asyncio.Task[None]] = set()
+        super().__init__(pace, defer, settler, is_async=True, board=board, first_slot=first_slot)
+        self._free = deque(self.slots)
+        self._starting = False
 
     def start(self) -> None:
         """Start what waits, in order, as far as there are slots."""
-        me = threading.get_ident()
-        self._picking.add(me)
-        while self._slots and self.waiting:
-            job = self.waiting.popleft()
-            if self._may_start(job):
-                task = asyncio.get_running_loop().create_task(self._run(self._slots.popleft(), job))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-        self._picking.discard(me)
+        free, waiting, now = self._free, self.waiting, clock()
+        create_task = asyncio.get_running_loop().create_task
+        self._starting = True  # who is taken from `waiting` is at work from here on
+        while free and waiting:
+            message = waiting.popleft()
+            if self._may_start(message, now):
+                slot = free.popleft()
+                slot.task = create_task(self._run(slot, message))
+        self._starting = False
 
     @property
     def at_work(self) -> bool:
         """Whether a handler runs, or is about to; one past its timeout is cancelled, so all come back."""
-        return bool(self._picking or self._tasks)
+        return self._starting or len(self._free) < len(self.slots)
 
-    async def _run(self, slot: int, job: Job[S]) -> None:
-        running = self._begin(slot, job)
-        handler = job.station.handler
-        lease = lease_class(is_async=True)(job.message, self._settler(job.station), handler.retry)
-        lease.enter()
+    async def _run(self, slot: Slot, message: Message) -> None:
+        station, now = message.state.owner, clock()
+        handler = station.handler
+        slot.started_at, slot.message = now, message
+        if self._board is not None:
+            self._show(slot, message, now)
+        context.enter(message)  # of this task alone: there is nothing to restore
+        lease, error = None if handler.plain else self._lease(message), None
         try:
-            error = await outcome(handler, lease)
-        except asyncio.CancelledError as cancelled:
-            # By wait_for below, by the handler itself, or because the loop ends: a failed attempt at most.
-            error = cancelled
-        if running.overdue(clock()) and isinstance(error, asyncio.CancelledError | asyncio.TimeoutError):
+            called = handler.plain(message.body) if handler.plain else handler.call(lease)
+            if handler.timeout is None:
+                await called
+            else:
+                error = await _within(handler.timeout, called)
+        except BaseException as raised:  # noqa: BLE001 - asyncio ends the whole loop on a SystemExit from a task
+            error = raised  # a cancellation too: by the handler itself, or because the loop ends
+        took = clock() - now
+        self.pace.ran(took)
+        overdue = handler.timeout is not None and took > handler.timeout
+        if overdue and isinstance(error, asyncio.CancelledError | asyncio.TimeoutError):
             error = TimeoutError(f"took longer than its timeout of {handler.timeout} s")
-        self._end(slot, running, lease, error)
-        self.start()
+        self._end(slot, message, lease, error)
+        slot.task = None
+        self._free.append(slot)
+        if self.waiting:
+            self.start()
+        if took > QUICK or len(self._free) == len(self.slots):
+            station.wake()
 
     def cancel(self) -> None:
         """Cancel what still runs."""
-        for task in list(self._tasks):
-            task.cancel()
+        for slot in self.slots:
+            if slot.task is not None:
+                slot.task.cancel()
 
 
-async def outcome(handler: Handler[..., Any], lease: Leased) -> BaseException | None:
-    """What a coroutine handler raised, or None. A handler past its timeout is cancelled.
-
-    Nothing but cancellation comes out: asyncio ends the whole loop on a SystemExit that leaves a task.
-    """
+async def _within(timeout: float, called: Coroutine[Any, Any, Any]) -> BaseException | None:
+    """What a coroutine raised, or None; past its timeout it is cancelled. Nothing but cancellation comes out."""
 
     async def guarded() -> BaseException | None:
         try:
-            await handler.call(lease)
+            await called
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - nothing that a handler raises may end the worker
+        except BaseException as error:  # noqa: BLE001 - see above
             return error
         return None
 
-    if handler.timeout is None:
-        return await guarded()
     try:
-        return await asyncio.wait_for(guarded(), handler.timeout)
+        return await asyncio.wait_for(guarded(), timeout)
     except asyncio.TimeoutError as error:
         return error

@@ -49,13 +49,13 @@ class Tripping:
             log.warning(
                 "queue %r: the lease of message %s is lost (its consumer was silent for longer than the lease "
                 "of %s s); another consumer has it",
-                self._name, message.envelope.id.hex(), self.state.lease, extra=self._fields(message),
+                self._name, message.id, self.state.lease, extra=self._fields(message),
             )  # fmt: skip
         late = [s for s in answer.settled if not s.accepted]
         if late:
             log.warning(
                 "queue %r: %d late settle(s) refused, the first: %s of message %s",
-                self._name, len(late), late[0].verb, late[0].message.envelope.id.hex(),
+                self._name, len(late), late[0].verb, late[0].message.id,
                 extra=self._fields(late[0].message),
             )  # fmt: skip
         self._announce_unread([s for s in answer.settled if s.accepted and _is_unread(s)])
@@ -75,14 +75,12 @@ class Tripping:
 
     def _fields(self, message: Message) -> dict[str, object]:
         """What a log record says of a message when no handler's context does."""
-        envelope = message.envelope
-        trace_id = envelope.meta.get("t") or envelope.id.hex()
         return {
             "queue": self._name,
-            "id": envelope.id.hex(),
-            "attempt": envelope.attempt,
-            "consumer": self.state.name,
-            "trace_id": trace_id,
+            "id": message.id,
+            "attempt": message.attempt,
+            "consumer": message.consumer,
+            "trace_id": message.trace_id,
         }
 
     def _note_down(self, error: ReliqError) -> None:

@@ -41,6 +41,7 @@ class Stationed:
         self.options = options
         self.state = state
         self.wake = wake
+        state.owner = self
         self._rang = False
         self._more = True
         self._due_at: float | None = None
@@ -50,7 +51,14 @@ class Stationed:
     @property
     def in_hand(self) -> int:
         """Messages claimed and not yet finished by a handler."""
-        return max(0, len(self.state.held) - len(self.state.finished))
+        state = self.state
+        return max(0, len(state.held) - len(state.finished) - state.under_way)
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether the next trip may be under way while handlers work on what the last one brought: then there is
+        more where that came from."""
+        return self._more and not (self.state.suspects_wait or self.state.unanswered)
 
     @property
     def has_work(self) -> bool:
@@ -75,17 +83,17 @@ class Stationed:
         self._failures += 1
         self._again_at = clock() + backoff(self._failures, most=self.options.lease / defaults.BACKOFF_SHARE)
 
-    def noted(self, answer: Answer, want: int) -> float | None:
-        """Remember what a trip that asked for ``want`` says about the next one. Returns for how many seconds
-        to wait for the bell, or None if that makes no sense now."""
+    def noted(self, answer: Answer) -> float | None:
+        """Remember what a trip says about the next one. Returns for how many seconds to wait for the bell, or None
+        if that makes no sense now."""
         self._failures, self._again_at = 0, 0.0
         self._due_at = None if answer.due_in is None else clock() + answer.due_in
-        suspects = self.state.suspects_wait
-        # A trip that asked for nothing has learnt nothing: ask when there are slots.
-        self._more = want <= len(answer.messages) or (suspects and not self.state.held)
-        if suspects and self.state.held:
+        suspects, held = self.state.suspects_wait, bool(self.state.held)
+        # A trip that asked for nothing was not meant to know: ask when there are slots.
+        self._more = not held if suspects else answer.asked == 0 or answer.more
+        if suspects and held:
             self._due_at = clock() + _SUSPECTS
-        if want == 0 or self._more or suspects:
+        if answer.asked == 0 or self._more or suspects:
             return None
         block = self.options.block
         # BLMOVE takes 0 as for ever, so never less than 10 ms.
@@ -97,7 +105,7 @@ class Stationed:
         self.wake()
 
     def _unconfirmed(self, settle: Settle) -> OutcomeUnknown:
-        id = settle.message.envelope.id.hex()
+        id = settle.message.id
         return OutcomeUnknown(
             f"queue {self.options.name!r}: {settle.verb} of message {id} is not confirmed yet: Redis does not "
             "answer. It is repeated until it does, or the lease ends.",
@@ -119,16 +127,6 @@ class Stationed:
 S = TypeVar("S", bound=Stationed)
 
 
-class Job(Generic[S]):
-    """A message on its way to a handler."""
-
-    __slots__ = ("message", "station")
-
-    def __init__(self, station: S, message: Message) -> None:
-        self.station = station
-        self.message = message
-
-
 class Working(Generic[S]):
     """Counts slots over all queues of the process, holds back what must wait, and knows when to end."""
 
@@ -142,8 +140,8 @@ class Working(Generic[S]):
         self.stops = 0
         self._grace = grace
         self._until_empty = until_empty
-        self._deferred: deque[Job[S]] = deque()
-        self._suspects: deque[Job[S]] = deque()
+        self._deferred: deque[Message] = deque()
+        self._suspects: deque[Message] = deque()
         self._server_clock: float | None = None
         self._first = 0
 
@@ -159,23 +157,41 @@ class Working(Generic[S]):
         """Messages of all queues that are claimed and not finished."""
         return sum(station.in_hand for station in self.stations)
 
-    def defer(self, job: Job[S]) -> None:
-        """The lease of this one is not certain enough to start on it: after the next trip."""
-        self._deferred.append(job)
+    @property
+    def share(self) -> int:
+        """Slots to claim for if a trip is under way while handlers work: half of what they may hold, so that the
+        other half is in their hands."""
+        return min(self.free, (self.pace.capacity + 1) // 2) if self._overlaps else self.free
 
-    def ready_jobs(self, fresh: list[Job[S]]) -> list[Job[S]]:
+    def may_begin(self, station: S) -> bool:
+        """Whether to have the next trip of this queue under way already, see ``share``."""
+        return self._overlaps and self.leave_by is None and station.may_begin and self.share > 1
+
+    @property
+    def _overlaps(self) -> bool:
+        # Not with several queues: each would claim ahead at the cost of the others.
+        return self.pace.quick and len(self.stations) == 1
+
+    def defer(self, message: Message) -> None:
+        """The lease of this one is not certain enough to start on it: after the next trip."""
+        self._deferred.append(message)
+
+    def ready(self, fresh: list[Message]) -> list[Message]:
         """What may start now, in order: deferred ones whose lease is certain again, then fresh ones. With
         several queues, a suspect waits here until nothing else is in hand in this process, or a lease."""
+        messages = self._take_deferred() + fresh if self._deferred else fresh
+        if len(self.stations) > 1:
+            self._suspects.extend(m for m in messages if m.suspect)
+            messages = [m for m in messages if not m.suspect]
+            if self._suspects and self.in_hand == len(self._suspects):
+                messages.append(self._suspects.popleft())
+        return messages
+
+    def _take_deferred(self) -> list[Message]:
         now = clock()
         deferred = [self._deferred.popleft() for _ in range(len(self._deferred))]
-        self._deferred.extend(j for j in deferred if not j.message.lost and not j.station.state.fresh(now))
-        jobs = [job for job in deferred if job.station.state.fresh(now)] + fresh
-        if len(self.stations) > 1:
-            self._suspects.extend(job for job in jobs if job.message.suspect)
-            jobs = [job for job in jobs if not job.message.suspect]
-            if self._suspects and self.in_hand == len(self._suspects):
-                jobs.append(self._suspects.popleft())
-        return jobs
+        self._deferred.extend(m for m in deferred if not m.lost and not m.state.fresh(now))
+        return [m for m in deferred if m.state.fresh(now)]
 
     def in_turn(self) -> list[S]:
         """The queues in the order in which they may claim: whoever got messages last comes last, so that a queue
@@ -188,15 +204,15 @@ class Working(Generic[S]):
 
     @property
     def holds_back(self) -> bool:
-        """Whether jobs wait for something else than a slot."""
+        """Whether messages wait for something else than a slot."""
         return bool(self._deferred or self._suspects)
 
-    def take_held_back(self) -> list[Job[S]]:
+    def take_held_back(self) -> list[Message]:
         """These are not run any more."""
-        jobs = [*self._deferred, *self._suspects]
+        messages = [*self._deferred, *self._suspects]
         self._deferred.clear()
         self._suspects.clear()
-        return jobs
+        return messages
 
     def was_cut_off(self, station: S, before: float, server_ms: int) -> bool:
         """Whether after this trip others may not have been able to renew either: we were out of touch since
@@ -237,7 +253,7 @@ class Working(Generic[S]):
 
 def tell_unfinished(messages: Iterable[Message]) -> None:
     """One line about the handlers that a worker leaves behind at its end."""
-    ids = [message.envelope.id.hex() for message in messages]
+    ids = [message.id for message in messages]
     if ids:
         log.warning(
             "%d handler(s) did not end in time; their messages go back to be handled again, the first: %s",

@@ -47,7 +47,7 @@ def held(body: Any = BODY) -> Leased:
     codec = find("json")
     state = ConsumerState(Keys("emails", "reliq"), "me", lease=15.0, codec=codec, raw_codec=codec)
     element = env.pack(bytes(16), codec.encode(body))
-    return Leased(Message(env.unpack(element), body), state, reliq.Retry())
+    return Leased(Message(element, body, state), state, reliq.Retry())
 
 
 def handed(q: reliq.Queue, function: Callable[..., Any]) -> Any:

@@ -16,7 +16,7 @@ from reliq.core.consumer import Message
 from reliq.model import clock
 from reliq.sync.board import Board
 from reliq.sync.loop import Loop
-from reliq.working import Job, Working
+from reliq.working import Working
 from tests.servers import RedisServer
 
 OPTIONS: dict[str, Any] = {"concurrency": 2, "prefetch": 0, "grace": 5.0}
@@ -97,18 +97,17 @@ class _State:
 def test_what_was_put_off_starts_when_its_lease_is_certain_again() -> None:
     """To hand it to a thread before that would bring it back at once, and again, for as long as Redis is away."""
     working: Working[Any] = Working(**OPTIONS)
-    state = _State()
-    station: Any = type("Station", (), {"state": state})()
+    state: Any = _State()
     element = env.pack(bytes(16), msgpack.packb(1))
-    kept, lost = (Job(station, Message(env.unpack(element), 1)) for _ in range(2))
+    kept, lost = (Message(element, 1, state) for _ in range(2))
     working.defer(kept)
     working.defer(lost)
-    assert working.ready_jobs([]) == []
+    assert working.ready([]) == []
     assert working.holds_back
-    lost.message.lost = True
-    assert working.ready_jobs([]) == []
+    lost.lost = True
+    assert working.ready([]) == []
     state.is_fresh = True
-    assert working.ready_jobs([]) == [kept]
+    assert working.ready([]) == [kept]
     assert not working.holds_back
 
 

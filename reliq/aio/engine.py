@@ -36,14 +36,27 @@ class Engine(Tripping):
         self._lock = asyncio.Lock()
         self._trips: Link | None = None
         self._bells: Link | None = None
+        self._sent_at: float | None = None  # when the trip was sent whose answer nobody has read yet
         self._bell_id = 0
         self._unanswered: set[tuple[str, int]] = set()  # (run id, connection) whose BLMOVE may be under way
 
+    async def begin(self, want: int) -> None:
+        """Send the next trip and do not wait: ``trip`` takes its answer, and meets what went wrong."""
+        async with self._lock:
+            with suppress(ReliqError):
+                if not self.state.unanswered:
+                    link = await self._link()
+                    await self._reach(link)
+                    sent_at = clock()
+                    await link.send(self.state.trip(want, sent_at))
+                    self._sent_at = sent_at
+
     async def trip(self, want: int) -> Answer:
-        """One trip. Raises what went wrong; nothing is lost by that, and a later call repeats it."""
+        """One trip: that which is under way, or a new one. Raises what went wrong; nothing is lost by that, and a
+        later call repeats it."""
         async with self._lock:
             try:
-                reply, sent_at = await self._run(lambda now: self.state.trip(want, now))
+                reply, sent_at = await self._under_way() or await self._run(lambda now: self.state.trip(want, now))
             except (Refused, OutcomeUnknown) as error:
                 self._note_down(error)
                 raise
@@ -56,12 +69,24 @@ class Engine(Tripping):
             self._trips = await self.queue.links.new(name="reliq-trip")
         return self._trips
 
+    async def _under_way(self) -> tuple[Any, float] | None:
+        """The answer to what ``begin`` has sent, as ``_run`` gives it; None if nothing was, or it has to be sent
+        again, elsewhere."""
+        sent_at, self._sent_at = self._sent_at, None
+        if sent_at is not None:
+            with suppress(Moved):
+                return await (await self._link()).receive(self.state.trip(0, sent_at)), sent_at
+        return None
+
+    async def _reach(self, link: Link) -> None:
+        if await link.connect():
+            await self._connected(link)
+
     async def _run(self, make: Callable[[float], Command]) -> tuple[Any, float]:
         """Run a command on the trips' connection, and again where the slot has moved to: (reply, when sent)."""
         link = await self._link()
         for _ in range(HOPS):
-            if await link.connect():
-                await self._connected(link)
+            await self._reach(link)
             sent_at = clock()
             with suppress(Moved):
                 return await link.run(make(sent_at)), sent_at
@@ -102,6 +127,7 @@ class Engine(Tripping):
         """End every BLMOVE of ours that may be under way, also on connections that we have lost; True if none can
         be any more."""
         async with self._lock:
+            await self._drop()
             try:
                 link = await self._link()
                 await link.connect()
@@ -114,10 +140,17 @@ class Engine(Tripping):
         # not know who the server is or who we are, nothing is certain.
         return all(map(all, list(self._unanswered)))
 
+    async def _drop(self) -> None:
+        """Never read the answer to a trip as that to something else."""
+        if self._sent_at is not None and self._trips is not None:
+            self._sent_at = None
+            await self._trips.aclose()
+
     async def leave(self, *, bell_ended: bool) -> bool:
         """Say goodbye; True if nothing of us is left. If Redis does not answer, the lease ends by itself and
         a reaper sees to the rest."""
         async with self._lock:
+            await self._drop()
             try:
                 goodbye = ops.leave(self.state.keys, self.state.name, bell_ended=bell_ended)
                 return bool((await self._run(lambda now: goodbye))[0])

@@ -6,26 +6,25 @@ import asyncio
 from collections.abc import Callable
 
 from reliq.aio.station import Station
-from reliq.core.consumer import Settle
+from reliq.core.consumer import Message, Settle
 from reliq.core.pace import Pace
 from reliq.running import CoroutineExecutor
-from reliq.working import Job
 
 
 class TaskExecutor(CoroutineExecutor[Station]):
     """Up to ``concurrency`` coroutine handlers at once."""
 
-    def __init__(self, pace: Pace, defer: Callable[[Job[Station]], None]) -> None:
+    def __init__(self, pace: Pace, defer: Callable[[Message], None]) -> None:
         super().__init__(pace, defer, lambda station: station)
 
-    def submit(self, jobs: list[Job[Station]]) -> None:
+    def submit(self, messages: list[Message]) -> None:
         """Run these, in order, as soon as slots are free."""
-        self.waiting.extend(jobs)
+        self.waiting.extend(messages)
         self.start()
 
     serves_itself = False
 
-    def nudge(self) -> bool:
+    def nudge(self, now: float) -> bool:
         """Tasks need no waking."""
         return False
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from reliq import defaults
 from reliq.ack import Handler
@@ -16,11 +16,15 @@ from reliq.aio.executor import TaskExecutor, ThreadSettler
 from reliq.aio.queue import Queue
 from reliq.aio.station import Station
 from reliq.aio.sweeper import Sweeper
+from reliq.core.consumer import Message
 from reliq.errors import ReliqError
 from reliq.logging import log
 from reliq.model import clock
-from reliq.running import Running, ThreadExecutor
-from reliq.working import Job, Working, tell_unfinished
+from reliq.running import Slot, ThreadExecutor
+from reliq.working import Working, tell_unfinished
+
+#: Seconds after which the loop looks on while handlers' threads serve themselves, in case one of them does block.
+_LOOK_ON: Final = 0.005
 
 Handlers = list[tuple[Handler[..., Any], Queue]]
 
@@ -84,11 +88,12 @@ class Loop(Working[Station]):
             return TaskExecutor(self.pace, self._defer)
         loop = asyncio.get_running_loop()
         return ThreadExecutor(
-            self.pace, self._defer, lambda station: ThreadSettler(station, loop), refill=self._refill
-        )
+            self.pace, self._defer, lambda station: ThreadSettler(station, loop), refill=self._refill,
+            rested=self.wake,
+        )  # fmt: skip
 
     def _refill(self) -> bool:
-        """Called by a handler's thread that has run out of jobs; the trip is made by the event loop."""
+        """Called by a handler's thread that has run out of messages; the trip is made by the event loop."""
         self.wake()
         return False
 
@@ -107,7 +112,7 @@ class Loop(Working[Station]):
 
     async def _trip(self, station: Station) -> None:
         before = station.engine.answered_at
-        answer = await station.trip(self.free)
+        answer = await station.trip(self.share)
         if answer is None:
             return
         if self._sweeper is not None:
@@ -117,19 +122,23 @@ class Loop(Working[Station]):
                 self._sweeper.sweep(station.queue, answer.sweep)
         if answer.messages:
             self.got_messages(station)
-        self._submit([Job(station, message) for message in answer.messages])
+        self._submit(answer.messages)
+        if self.may_begin(station):
+            await station.begin(self.share)
         if not answer.messages and self.is_empty() and self.begin_to_leave(float("inf")):
             self.wake()
 
-    def _submit(self, fresh: list[Job[Station]]) -> None:
-        jobs = self.ready_jobs(fresh)
+    def _submit(self, fresh: list[Message]) -> None:
+        messages = self.ready(fresh)
         for is_async, executor in self._executors.items():
-            mine = [job for job in jobs if job.station.handler.is_async is is_async]
+            mine = messages
+            if len(self._executors) > 1:
+                mine = [m for m in messages if m.state.owner.handler.is_async is is_async]
             if mine:
                 executor.submit(mine)
 
-    def _defer(self, job: Job[Station]) -> None:
-        self.defer(job)
+    def _defer(self, message: Message) -> None:
+        self.defer(message)
         self.wake()
 
     async def _sleep(self, now: float) -> None:
@@ -137,8 +146,8 @@ class Loop(Working[Station]):
         pause = min([1.0, *(s.due_in(now, s.engine.answered_at, free=free) for s in self.stations)])
         for executor in self._executors.values():
             if executor.serves_itself:
-                pause = min(pause, 0.005)  # look on, in case a handler does block
-            if executor.nudge():
+                pause = min(pause, _LOOK_ON)
+            if executor.nudge(now):
                 pause = min(pause, 0.002)
         if self.holds_back:
             pause = min(pause, 0.05)
@@ -168,35 +177,39 @@ class Loop(Working[Station]):
     def _watch(self, now: float) -> None:
         """Coroutines past their timeout are cancelled by themselves; a thread can only be reported, once."""
         threads = self._executors.get(False)
-        for running in threads.overdue(now) if threads else ():
-            self._overdue(running)
+        for slot in threads.overdue(now) if threads else ():
+            self._overdue(slot)
 
-    def _overdue(self, running: Running[Station]) -> None:
-        running.reported = True
-        handler, id = running.job.station.handler, running.job.message.envelope.id.hex()
+    def _overdue(self, slot: Slot) -> None:
+        message = slot.message
+        if message is None:  # it has just come back
+            return
+        slot.reported = True
+        handler = message.state.owner.handler
         log.error(
             "handler %s is stuck: message %s is past its timeout of %s s. A thread cannot be killed; under "
             "`reliq worker` its process would be replaced. It is here:\n%s",
-            handler.name, id, handler.timeout, running.stack(),
+            handler.name, message.id, handler.timeout, slot.stack(),
         )  # fmt: skip
 
     # -- the end ----------------------------------------------------------------------------------------
 
     def _give_back_waiting(self) -> None:
         """What no handler has seen goes back now, not after the grace."""
-        waiting = [job for e in self._executors.values() for job in e.take_waiting()]
-        for job in [*waiting, *self.take_held_back()]:
-            job.station.give_back([job.message])
+        waiting = [message for e in self._executors.values() for message in e.take_waiting()]
+        for message in [*waiting, *self.take_held_back()]:
+            message.state.owner.give_back([message])
         self.wake()
 
     async def _close(self) -> None:
         """Give back what is still held, in order, and say goodbye."""
         self._give_back_waiting()
-        tell_unfinished(r.job.message for e in self._executors.values() for r in list(e.running.values()))
+        in_hand = [message for e in self._executors.values() for message in e.in_hand()]
+        tell_unfinished(in_hand)
         for executor in self._executors.values():
             executor.close()
         for station in self.stations:
-            station.give_back_all([m for e in self._executors.values() for m in e.in_hand(station)])
+            station.give_back_all(m for m in in_hand if m.state is station.state)
             await self._flush(station)
             await station.aclose()
         if self._watching is not None:

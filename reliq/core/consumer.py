@@ -22,40 +22,76 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
-from typing import Any, Final, NamedTuple
+from operator import eq
+from typing import Any, NamedTuple
 
 from reliq import defaults
 from reliq.core import envelope as env
 from reliq.core import scripts
-from reliq.core.codec import Codec, decode
+from reliq.core.codec import CODECS, Codec, decode
 from reliq.core.command import Arg, Command
 from reliq.core.envelope import Envelope
 from reliq.core.keys import Keys
+from reliq.core.memory import Memory, Remembered
 from reliq.errors import DecodeError
 
 ACK, RETRY, RELEASE, BURY = "ack", "retry", "release", "bury"
-#: At least so many of the last settles (or bytes of them) are remembered, to recognise what a server's
-#: rollback brings back.
-_REMEMBERED: Final = 5_000
-_REMEMBERED_BYTES: Final = 8 * 1024 * 1024
 
 
 class Message:
-    """A claimed message: its envelope and its decoded body. ``lost`` turns True when the lease is gone, ``minded``
-    when somebody has it in hand, who will settle it, or when it is being settled."""
+    """A claimed message: the bytes that stand in Redis and the decoded body; the rest is read when asked for.
 
-    __slots__ = ("body", "envelope", "lost", "minded")
+    ``state``: the consumer that claimed it. ``lost`` turns True when the lease is gone, ``minded`` when somebody
+    has it in hand, who will settle it, or when it is being settled.
+    """
 
-    def __init__(self, envelope: Envelope, body: Any) -> None:
-        self.envelope = envelope
+    __slots__ = ("_envelope", "body", "element", "lost", "minded", "state")
+
+    def __init__(self, element: bytes, body: Any, state: ConsumerState, envelope: Envelope | None = None) -> None:
+        self.element = element
         self.body = body
+        self.state = state
         self.lost = False
         self.minded = False
+        self._envelope = envelope
+
+    @property
+    def envelope(self) -> Envelope:
+        """The element, decoded."""
+        if self._envelope is None:
+            self._envelope = env.unpack(self.element, verified=True)
+        return self._envelope
 
     @property
     def suspect(self) -> bool:
         """Whether a consumer has died with this message."""
-        return self.envelope.lost > 0
+        return self.element[env.LOST_AT] > 0
+
+    @property
+    def id(self) -> str:
+        """Its id, 32 hex digits."""
+        return self.envelope.id.hex()
+
+    @property
+    def queue(self) -> str:
+        """The name of its queue."""
+        return self.state.keys.queue
+
+    @property
+    def consumer(self) -> str:
+        """The name under which it was claimed, or under which that consumer goes on."""
+        return self.state.name
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1."""
+        return self.envelope.attempt
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits: the trace id at the put, or the message's own id if there was none."""
+        carried = self.envelope.meta.get("t")
+        return carried if isinstance(carried, str) else self.id
 
 
 class Settle:
@@ -80,12 +116,8 @@ class Settle:
         self.on_settled = on_settled
 
 
-#: What a settle said: verb, element that went back, detail.
-Remembered = tuple[str, bytes, Arg]
-
-
 class Answer(NamedTuple):
-    """What one trip brought."""
+    """What one trip brought. ``asked``: for how many messages it did; ``more``: whether more are ready."""
 
     status: str
     messages: list[Message]
@@ -95,6 +127,8 @@ class Answer(NamedTuple):
     sweep: int
     reconciled: bool
     server_ms: int
+    asked: int = 0
+    more: bool = False
 
 
 class ConsumerState:
@@ -109,11 +143,18 @@ class ConsumerState:
         self.who = who
         self.server = ""
         self.held: dict[bytes, Message] = {}
-        self.finished: deque[Settle] = deque()
+        #: What the next trip settles. A bare message is acked, and nobody waits to hear of it.
+        self.finished: deque[Settle | Message] = deque()
         self.suspects_wait = False
+        #: A hand-over may start until then: a third of the lease is certainly left.
+        self.fresh_until = float("-inf")
+        #: Whatever the shell wants to find from a message.
+        self.owner: Any = None
         self._codec, self._raw_codec = codec, raw_codec
+        self._decode_plain = (codec if codec.name == "msgpack" else CODECS["msgpack"]).decode
         self._trip, self._epoch = 0, b""
         self._outstanding: Command | None = None
+        self._acked: list[Message] = []
         self._sent: list[Settle] = []
         self._twins: dict[bytes, list[Message]] = {}
         self._announce = True
@@ -124,10 +165,8 @@ class ConsumerState:
         self._suspects: set[bytes] = set()
         self._suspect_at = 0.0
         self._held_back = False
-        self._recent: dict[bytes, Remembered] = {}
-        self._older: dict[bytes, Remembered] = {}
+        self._memory = Memory()
         self._ghosts: dict[bytes, Remembered] = {}
-        self._recent_bytes = 0
         self._notes = count(1)
 
     # -- the trip ---------------------------------------------------------------------------------------
@@ -147,7 +186,7 @@ class ConsumerState:
         """Holding a suspect means holding nothing else, until it is settled; but if it takes longer than a
         lease (it hangs?), the work behind it goes on beside it."""
         if self._suspects and now - self._suspect_at < self.lease:
-            settled = {s.message.envelope.element for s in self._sent}
+            settled = {m.element for m in [*self._acked, *(s.message for s in self._sent)]}
             if not self._suspects <= settled:
                 return 0
         return max(0, want)
@@ -168,39 +207,50 @@ class ConsumerState:
     def _take_finished(self) -> None:
         """What is settled by this trip: bounded, acks first, releases newest first (they go to the head). An
         interruption here (KeyboardInterrupt) leaves what was taken to the next call."""
-        batch, size = self._sent, 0
-        while self.finished and len(batch) < defaults.SCRIPT_ELEMENTS:
-            size += len(self.finished[0].message.envelope.element) + len(self.finished[0].back)
-            if batch and size > defaults.SCRIPT_BYTES:
+        finished, acked, settles = self.finished, self._acked, self._sent
+        room, budget = defaults.SCRIPT_ELEMENTS - len(acked) - len(settles), defaults.SCRIPT_BYTES
+        while finished and room > 0:
+            first = finished[0]
+            if isinstance(first, Message):
+                size = len(first.element)
+            else:
+                size = len(first.message.element) + len(first.back)
+            if size > budget and (acked or settles):
                 break
-            batch.append(self.finished.popleft())
-        acks = [s for s in batch if s.verb == ACK]
-        others = [s for s in batch if s.verb != ACK]
+            budget -= size
+            room -= 1
+            if isinstance(first, Message):
+                acked.append(first)
+            else:
+                settles.append(first)
+            finished.popleft()  # last: an interrupted one is taken twice rather than never
+        others = [s for s in settles if s.verb != ACK]
         if len(others) > 1:
             order = {element: place for place, element in enumerate(self.held)}
-            others.sort(key=lambda s: order.get(s.message.envelope.element, -1), reverse=True)
-        self._sent = acks + others
+            others.sort(key=lambda s: order.get(s.message.element, -1), reverse=True)
+        self._sent = [s for s in settles if s.verb == ACK] + others
 
     def _build(self, want: int) -> Command:
-        acks = [s.message.envelope.element for s in self._sent if s.verb == ACK]
+        acks = [message.element for message in self._acked]
+        acks += [settle.message.element for settle in self._sent if settle.verb == ACK]
         args: list[Arg] = [
             self.name,
             self._trip,
             round(self.lease * 1000),
             # Another connection may reach a server that was rolled back: then the whole list is asked for.
             b"" if self._announce else self._epoch,
-            len(self.held) + sum(map(len, self._twins.values())),
+            len(self.held) + (sum(map(len, self._twins.values())) if self._twins else 0),
             min(want, defaults.SCRIPT_ELEMENTS),
             self._mode,
             100,
             defaults.SCRIPT_BYTES,
             self.server if self._announce else "",
             self.who if self._announce else "",
-            len(acks),
+            -len(acks) if all(map(eq, acks, self.held)) else len(acks),
             *acks,
         ]
-        for settle in self._sent[len(acks) :]:
-            args += (settle.verb, settle.message.envelope.element, settle.back, settle.detail)
+        for settle in self._sent[len(acks) - len(self._acked) :]:
+            args += (settle.verb, settle.message.element, settle.back, settle.detail)
         k, name = self.keys, self.name
         keys = (
             *(k.ready, k.inbox(name), k.doing(name), k.consumers, k.session(name)),
@@ -212,49 +262,58 @@ class ConsumerState:
         """Digest the answer; ``sent_at`` is when the answered copy was sent, by the caller's clock. If that is
         interrupted (KeyboardInterrupt), the trip is unanswered still, and is sent and digested again."""
         status = reply[0].decode()
-        sent = self._sent
-        announced = self._outstanding is not None and self._outstanding.args[9] == self.server
+        assert self._outstanding is not None
+        asked, announced = self._outstanding.args[5], self._outstanding.args[9] == self.server
+        assert isinstance(asked, int)
         if status in ("dead", "stale"):
-            self._sent, self._outstanding = [], None
-            return self._disowned(status, sent, int(reply[1]))
+            return self._disowned(status, int(reply[1]))
         self._announce = self._announce and not announced
         self._epoch = reply[2]
-        self._settled(sent, set(reply[3]))
+        settled = self._settled(set(reply[3]))
         lost, fresh = self._reconcile(reply[9]) if reply[4] else ([], reply[9])
-        self._confirmed_at = sent_at  # only now: what is lost is marked, and handlers look at both
-        messages = self._take_in(fresh, sent_at)
-        messages += self._untwin(sent)
+        self._confirmed(sent_at)  # only now: what is lost is marked, and handlers look at both
+        messages = self._take_in(fresh, sent_at, verified=not reply[4])
+        if self._twins:
+            messages += self._untwin()
         self._note_suspects(bool(reply[5]), int(reply[6]), sent_at)
-        self._sent, self._outstanding = [], None
+        self._acked, self._sent, self._outstanding = [], [], None
         due = int(reply[7])
         return Answer(
-            status, messages, lost, sent, None if due < 0 else due / 1000, int(reply[8]), bool(reply[4]),
-            int(reply[1]),
+            status, messages, lost, settled, None if due < 0 else due / 1000, int(reply[8]), bool(reply[4]),
+            int(reply[1]), asked, bool(reply[10]),
         )  # fmt: skip
 
-    def _settled(self, sent: list[Settle], late: set[int]) -> None:
-        held = self.held
-        for index, settle in enumerate(sent):
-            element = settle.message.envelope.element
+    def _confirmed(self, sent_at: float) -> None:
+        self._confirmed_at, self.fresh_until = sent_at, sent_at + self.lease * 2 / 3
+
+    def _settled(self, late: set[int]) -> list[Settle]:
+        """The settles of the answered trip, and of its bare acks those that came too late."""
+        held, acked = self.held, self._acked
+        elements = [message.element for message in acked]
+        for message, element in zip(acked, elements, strict=True):
+            if held.get(element) is message:
+                del held[element]
+        if self._suspects:
+            self._suspects.difference_update(elements)
+        settled = []
+        if late:
+            settled = [Settle(ACK, acked[i]) for i in sorted(late) if i < len(acked)]
+            for refused in settled:
+                refused.accepted, refused.message.lost = False, True
+            elements = [element for i, element in enumerate(elements) if i not in late]
+        self._memory.acked(elements)
+        for index, settle in enumerate(self._sent, len(acked)):
+            element = settle.message.element
             settle.accepted = index not in late
             if held.get(element) is settle.message:
                 del held[element]
                 self._suspects.discard(element)
             if settle.accepted:
-                self._remember(settle)
+                self._memory.settled(element, (settle.verb, settle.back, settle.detail))
             else:
                 settle.message.lost = True
-
-    def _remember(self, settle: Settle) -> None:
-        """Only what tells when it was put is unique; an id of the user's own may otherwise be put again, byte
-        for byte, and then it must be delivered."""
-        envelope = settle.message.envelope
-        if env.put_ms(envelope) is None:
-            return
-        self._recent[envelope.element[: env.META_FROM]] = (settle.verb, settle.back, settle.detail)
-        self._recent_bytes += len(settle.back)
-        if len(self._recent) >= _REMEMBERED or self._recent_bytes >= _REMEMBERED_BYTES:
-            self._recent, self._older, self._recent_bytes = {}, self._recent, 0
+            settled.append(settle)
+        return settled
 
     def _reconcile(self, listed: Iterable[bytes]) -> tuple[list[Message], list[bytes]]:
         """Compare belief with the whole list: (what we held and is gone, what is there and we did not know)."""
@@ -267,51 +326,66 @@ class ConsumerState:
         lost = [m for e, m in self.held.items() if e not in present]
         for message in lost:
             message.lost = True
-            del self.held[message.envelope.element]
-            self._suspects.discard(message.envelope.element)
-            self._twins.pop(message.envelope.element, None)
+            del self.held[message.element]
+            self._suspects.discard(message.element)
+            self._twins.pop(message.element, None)
         return lost, unknown
 
-    def _take_in(self, elements: Iterable[bytes], now: float) -> list[Message]:
+    def _take_in(self, elements: Iterable[bytes], now: float, *, verified: bool) -> list[Message]:
+        """The messages of elements, and what else there is to know of them; ``verified``: the script has just seen
+        (or made) their checksums."""
+        held, decode_plain = self.held, self._decode_plain
         messages = []
         for element in elements:
+            encoded = env.plain_body(element) if verified else None
             try:
-                envelope = env.unpack(element)
-                body = decode(envelope.meta, envelope.body, self._codec, self._raw_codec)
-            except DecodeError as error:
-                self._bury_unread(element, error)
-                continue
-            message = Message(envelope, body)
-            if element in self.held:  # byte-identical to one in hand: its turn comes when that is settled
+                if encoded is None:
+                    raise ValueError
+                message = Message(element, decode_plain(encoded), self)
+            except Exception:  # noqa: BLE001 - whatever is unusual about it has its reason told here
+                read = self._read(element, verified=verified)
+                if read is None:
+                    continue
+                message = read
+            if element in held:  # byte-identical to one in hand: its turn comes when that is settled
                 self._twins.setdefault(element, []).append(message)
                 continue
-            self.held[element] = message
+            held[element] = message
             if self._ghosts and element[: env.META_FROM] in self._ghosts:
                 self._settle_again(message)
                 continue
-            if message.suspect:
+            if element[env.LOST_AT]:
                 self._suspects.add(element)
                 self._suspect_at = now
             messages.append(message)
         return messages
 
+    def _read(self, element: bytes, *, verified: bool) -> Message | None:
+        """Any element; None if it cannot be read, and is buried for that."""
+        try:
+            envelope = env.unpack(element, verified=verified)
+            body = decode(envelope.meta, envelope.body, self._codec, self._raw_codec)
+        except DecodeError as error:
+            self._bury_unread(element, error)
+            return None
+        return Message(element, body, self, envelope)
+
     def _settle_again(self, message: Message) -> None:
         """It was settled, and then the server forgot that: the same settle, and no second delivery."""
-        verb, back, detail = self._ghosts[message.envelope.element[: env.META_FROM]]
+        verb, back, detail = self._ghosts[message.element[: env.META_FROM]]
         self.finished.append(Settle(verb, message, back, detail))
 
-    def _untwin(self, sent: list[Settle]) -> list[Message]:
-        if not self._twins:
-            return []
+    def _untwin(self) -> list[Message]:
+        """The twins of what this trip has settled: their turn has come."""
         freed = []
-        for settle in sent:
-            twins = self._twins.get(settle.message.envelope.element)
+        for settled in [*self._acked, *(settle.message for settle in self._sent)]:
+            twins = self._twins.get(settled.element)
             if twins:
                 message = twins.pop()
-                self.held[message.envelope.element] = message
+                self.held[message.element] = message
                 freed.append(message)
                 if not twins:
-                    del self._twins[message.envelope.element]
+                    del self._twins[message.element]
         return freed
 
     def _bury_unread(self, element: bytes, error: DecodeError) -> None:
@@ -319,7 +393,7 @@ class ConsumerState:
         id = env.named_id(f"{self.name}:{self._trip}:{len(self.held)}:{len(self.finished)}")
         if env.is_envelope(element):
             id = element[23:39]
-        message = Message(Envelope(element, id, 0, 0, 0, 0, {}, b""), None)
+        message = Message(element, None, self, Envelope(element, id, 0, 0, 0, 0, {}, b""))
         note = self.death_note(message, error.code, str(error))
         self.held[element] = message
         self.finished.append(Settle(BURY, message, env.join_note(note, element), error.code))
@@ -334,17 +408,19 @@ class ConsumerState:
         if waiting:
             self._alone_here = others == 0
 
-    def _disowned(self, status: str, sent: list[Settle], server_ms: int) -> Answer:
+    def _disowned(self, status: str, server_ms: int) -> Answer:
         """The name is dead: whatever we hold is somebody else's now."""
         lost = list(self.held.values())
         for message in lost:
             message.lost = True
-        for settle in sent:
+        settled = [Settle(ACK, message) for message in self._acked] + self._sent
+        for settle in settled:
             settle.accepted, settle.message.lost = False, True
         self.held.clear()
         self._suspects.clear()
         self._twins.clear()
-        return Answer(status, [], lost, sent, None, 0, True, server_ms)
+        self._acked, self._sent, self._outstanding = [], [], None
+        return Answer(status, [], lost, settled, None, 0, True, server_ms)
 
     # -- what the shell asks ----------------------------------------------------------------------------
 
@@ -353,18 +429,20 @@ class ConsumerState:
         """Whether a trip was sent whose answer is not known yet."""
         return self._outstanding is not None
 
+    @property
+    def under_way(self) -> int:
+        """How many settles the unanswered trip carries."""
+        return len(self._acked) + len(self._sent)
+
     def unsettled(self) -> list[Message]:
         """What is held and has no settle under way, in the order it was claimed."""
-        settling = {s.message.envelope.element for s in [*self.finished, *self._sent]}
+        owed = [*self.finished, *self._acked, *self._sent]
+        settling = {(entry if isinstance(entry, Message) else entry.message).element for entry in owed}
         return [message for element, message in list(self.held.items()) if element not in settling]
 
     def fresh(self, now: float) -> bool:
         """Whether a hand-over may start: at least a third of the lease is certainly left."""
-        return self._confirmed_at is not None and now - self._confirmed_at < self.lease * 2 / 3
-
-    def lease_left(self, now: float) -> float:
-        """Seconds for which the lease is certainly still ours (negative: it may be over)."""
-        return -1.0 if self._confirmed_at is None else self._confirmed_at + self.lease - now
+        return now < self.fresh_until
 
     def renew_in(self, now: float) -> float:
         """Seconds until a trip is due to keep the lease."""
@@ -377,14 +455,14 @@ class ConsumerState:
         forgotten things, so remember what we settled and do not run it again (DESIGN 9.2)."""
         self._announce = True
         if self.server and server != self.server:
-            self._ghosts = {**self._older, **self._recent}
+            self._ghosts = self._memory.recall()
         self.server = server
 
     def rename(self, name: str) -> None:
         """Go on under a new name after the old one was declared dead."""
         self.name = name
         self._trip, self._epoch = 0, b""
-        self._announce, self._confirmed_at = True, None
+        self._announce, self._confirmed_at, self.fresh_until = True, None, float("-inf")
 
     def knows(self, settle: Settle) -> bool:
         """Whether it is made, or will be."""

@@ -23,6 +23,7 @@ a foreign producer is recognised by not having it.
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from hashlib import sha1
 from typing import Any, Final, NamedTuple
 
@@ -34,11 +35,14 @@ MAGIC: Final = b"\xc1rlq"
 VERSION: Final = 1
 CHECKED_FROM: Final = 23
 META_FROM: Final = 39
+LOST_AT: Final = 21
 MAX_U8, MAX_U16, MAX_U32 = 0xFF, 0xFFFF, 0xFFFFFFFF
 
 _HEADER: Final = struct.Struct(">4sBI4sIHHBB16s")
 _COUNTERS: Final = struct.Struct(">IHHB")
 _NO_META: Final = b"\x80"
+_PLAIN: Final = struct.Struct(">5sI30xB")
+_VERSIONED: Final = MAGIC + bytes([VERSION])
 
 Meta = dict[str, Any]
 
@@ -136,13 +140,25 @@ def is_envelope(element: bytes) -> bool:
     return element[:4] == MAGIC and len(element) > META_FROM and checksum(element[CHECKED_FROM:]) == element[9:13]
 
 
-def unpack(element: bytes) -> Envelope:
-    """Decode an element of a processing list.
+def plain_body(element: bytes) -> bytes | None:
+    """The encoded body of the commonest kind of envelope: this version, whole, without meta. None: ``unpack`` it.
+    The checksum is not looked at."""
+    try:
+        versioned, length, meta = _PLAIN.unpack_from(element)
+    except struct.error:
+        return None
+    if versioned != _VERSIONED or length != len(element) or meta != 0x80:
+        return None
+    return element[META_FROM + 1 :]
+
+
+def unpack(element: bytes, *, verified: bool = False) -> Envelope:
+    """Decode an element of a processing list; ``verified``: its checksum was seen to be right before.
 
     Raises DecodeError with the code NOT_AN_ENVELOPE (a raw body), UNSUPPORTED_VERSION, BAD_LENGTH
     or BAD_META.
     """
-    if not is_envelope(element):
+    if not (verified and element[:4] == MAGIC and len(element) > META_FROM) and not is_envelope(element):
         raise DecodeError("NOT_AN_ENVELOPE", f"no valid envelope: {preview(element)}")
     _, version, length, _, returns, failed, released, lost, _, id = _HEADER.unpack_from(element)
     if version != VERSION:
@@ -215,6 +231,17 @@ def named_id(name: str) -> bytes:
 def id_ms(id: bytes) -> int | None:
     """When this id was made (Unix ms), if it is a time-ordered one."""
     return int.from_bytes(id[:6], "big") if id[6] >> 4 == 7 else None
+
+
+def made_ms(element: bytes) -> int | None:
+    """When the message of an element was put (Unix ms), if its id tells, or else its meta."""
+    if element[:4] != MAGIC or len(element) <= META_FROM:
+        return None
+    made = id_ms(element[CHECKED_FROM:META_FROM])
+    if made is None and element[META_FROM] != _NO_META[0]:
+        with suppress(DecodeError):
+            made = put_ms(unpack(element, verified=True))
+    return made
 
 
 def put_ms(envelope: Envelope) -> int | None:

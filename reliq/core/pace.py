@@ -11,6 +11,8 @@ from typing import Final
 
 from reliq import defaults
 
+#: Seconds within which a handler is so short that waking a thread for it costs more than running it in turn.
+QUICK: Final = 0.0005
 #: How much one handler call moves the running mean.
 _WEIGHT: Final = 0.05
 
@@ -37,5 +39,5 @@ class Pace:
 
     @property
     def quick(self) -> bool:
-        """Whether handlers are so short that waking a thread for each costs more than running them in turn."""
-        return self.mean is not None and self.mean < 0.0005
+        """Whether handlers are ``QUICK`` on the whole."""
+        return self.mean is not None and self.mean < QUICK

@@ -35,16 +35,27 @@ class Engine(Tripping):
         self._lock = threading.Lock()
         self._trips = queue.links.new(name="reliq-trip")
         self._bells = queue.links.new(name="reliq-bell", read_timeout=options.block + options.timeout)
+        self._sent_at: float | None = None  # when the trip was sent whose answer nobody has read yet
         self._bell_id = 0
         self.on_bell: Callable[[], None] = lambda: None
         self._bell_over = False
         self._unanswered: set[tuple[str, int]] = set()  # (run id, connection) whose BLMOVE may be under way
 
+    def begin(self, want: int) -> None:
+        """Send the next trip and do not wait: ``trip`` takes its answer, and meets what went wrong."""
+        with self._lock, suppress(ReliqError):
+            if not self.state.unanswered:
+                self._reach()
+                sent_at = clock()
+                self._trips.send(self.state.trip(want, sent_at))
+                self._sent_at = sent_at
+
     def trip(self, want: int) -> Answer:
-        """One trip. Raises what went wrong; nothing is lost by that, and a later call repeats it."""
+        """One trip: that which is under way, or a new one. Raises what went wrong; nothing is lost by that, and a
+        later call repeats it."""
         with self._lock:
             try:
-                reply, sent_at = self._run(lambda now: self.state.trip(want, now))
+                reply, sent_at = self._under_way() or self._run(lambda now: self.state.trip(want, now))
             except (Refused, OutcomeUnknown) as error:
                 self._note_down(error)
                 raise
@@ -52,11 +63,23 @@ class Engine(Tripping):
         self._announce(answer)
         return answer
 
+    def _under_way(self) -> tuple[Any, float] | None:
+        """The answer to what ``begin`` has sent, as ``_run`` gives it; None if nothing was, or it has to be sent
+        again, elsewhere."""
+        sent_at, self._sent_at = self._sent_at, None
+        if sent_at is not None:
+            with suppress(Moved):
+                return self._trips.receive(self.state.trip(0, sent_at)), sent_at
+        return None
+
+    def _reach(self) -> None:
+        if self._trips.connect():
+            self._connected()
+
     def _run(self, make: Callable[[float], Command]) -> tuple[Any, float]:
         """Run a command on the trips' connection, and again where the slot has moved to: (reply, when sent)."""
         for _ in range(HOPS):
-            if self._trips.connect():
-                self._connected()
+            self._reach()
             sent_at = clock()
             with suppress(Moved):
                 return self._trips.run(make(sent_at)), sent_at
@@ -100,6 +123,7 @@ class Engine(Tripping):
         """
         self._bell_over = True
         with self._lock:
+            self._drop()
             try:
                 for _ in range(10):  # more than once: its BLMOVE may be on the way when the first one comes
                     if wait is None or wait.is_set() or not self._bell_id:
@@ -116,10 +140,17 @@ class Engine(Tripping):
         # not know who the server is or who we are, nothing is certain.
         return all(map(all, list(self._unanswered)))
 
+    def _drop(self) -> None:
+        """Never read the answer to a trip as that to something else."""
+        if self._sent_at is not None:
+            self._sent_at = None
+            self._trips.close()
+
     def leave(self, *, bell_ended: bool) -> bool:
         """Say goodbye; True if nothing of us is left. If Redis does not answer, the lease ends by itself and
         a reaper sees to the rest."""
         with self._lock:
+            self._drop()
             try:
                 goodbye = ops.leave(self.state.keys, self.state.name, bell_ended=bell_ended)
                 return bool(self._run(lambda now: goodbye)[0])

@@ -6,31 +6,30 @@ import asyncio
 import threading
 from collections.abc import Callable
 
-from reliq.core.consumer import Settle
+from reliq.core.consumer import Message, Settle
 from reliq.core.pace import Pace
 from reliq.running import Board, CoroutineExecutor
 from reliq.sync.station import Station
-from reliq.working import Job
 
 
 class AsyncExecutor(CoroutineExecutor[Station]):
     """An event loop in one thread, on which up to ``concurrency`` coroutine handlers run at once."""
 
-    def __init__(self, pace: Pace, defer: Callable[[Job[Station]], None], board: Board | None) -> None:
+    def __init__(self, pace: Pace, defer: Callable[[Message], None], board: Board | None) -> None:
         # On the board its slots stand behind those of the threads, which may run handlers beside it.
-        super().__init__(pace, defer, _AsyncSettler, board, pace.concurrency)
+        super().__init__(pace, defer, _AsyncSettler, board=board, first_slot=pace.concurrency)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="reliq-asyncio", daemon=True)
         self._thread.start()
 
-    def submit(self, jobs: list[Job[Station]]) -> None:
+    def submit(self, messages: list[Message]) -> None:
         """Run these, in order, as soon as slots are free."""
-        self.waiting.extend(jobs)
+        self.waiting.extend(messages)
         self._loop.call_soon_threadsafe(self.start)
 
     serves_itself = False
 
-    def nudge(self) -> bool:
+    def nudge(self, now: float) -> bool:
         """Coroutines need no waking."""
         return False
 

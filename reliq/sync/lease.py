@@ -8,7 +8,7 @@ from typing import Protocol
 from reliq.core.consumer import ConsumerState, Message, Settle
 from reliq.core.retry import Retry
 from reliq.core.verdict import describe
-from reliq.lease import Leased
+from reliq.lease import Leased, report
 from reliq.logging import log
 
 
@@ -72,7 +72,7 @@ class Lease(Leased):
             if not self._settled:
                 settle = self.verdict(error)
                 if error is not None:
-                    self.report(error, settle)
+                    report(error, settle)
                 self._settle(settle)
             elif isinstance(error, Exception):
                 log.error("failed after it was settled: %s", describe(error), exc_info=error)

@@ -11,20 +11,24 @@ import threading
 import time
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 from reliq.ack import Handler
+from reliq.core.consumer import Message
 from reliq.errors import ReliqError
 from reliq.lease import fate, settle_for
 from reliq.logging import log
 from reliq.model import clock
-from reliq.running import Running, ThreadExecutor
+from reliq.running import Slot, ThreadExecutor
 from reliq.sync.board import Board
 from reliq.sync.executor import AsyncExecutor
 from reliq.sync.queue import Queue
 from reliq.sync.station import Station
 from reliq.sync.sweeper import Sweeper
-from reliq.working import Job, Working, tell_unfinished
+from reliq.working import Working, tell_unfinished
+
+#: Seconds after which the loop looks on while handlers serve themselves, in case one of them does block.
+_LOOK_ON: Final = 0.005
 
 Handlers = list[tuple[Handler[..., Any], Queue]]
 
@@ -87,7 +91,10 @@ class Loop(Working[Station]):
     def _executor(self, is_async: bool) -> ThreadExecutor[Station] | AsyncExecutor:
         if is_async:
             return AsyncExecutor(self.pace, self._defer, self._board)
-        return ThreadExecutor(self.pace, self._defer, lambda station: station, self._board, self._refill)
+        return ThreadExecutor(
+            self.pace, self._defer, lambda station: station, refill=self._refill, rested=self._rested,
+            board=self._board,
+        )  # fmt: skip
 
     # -- one turn ---------------------------------------------------------------------------------------
 
@@ -97,9 +104,15 @@ class Loop(Working[Station]):
             if self.stop_requested():
                 self._give_back_waiting()
             now = clock()
-            self._make_due_trips(now)
+            if not self._is_served(now):
+                self._make_due_trips(now)
         self._watch(now)
         self._sleep(now)
+
+    def _is_served(self, now: float) -> bool:
+        """Whether a handler's thread is seeing to the trips, and quickly."""
+        answered_at = min(station.engine.answered_at for station in self.stations)
+        return now - answered_at < _LOOK_ON and any(e.serves_itself for e in self._executors.values())
 
     def _make_due_trips(self, now: float) -> bool:
         """True if one of them brought messages."""
@@ -110,7 +123,7 @@ class Loop(Working[Station]):
         return brought
 
     def _refill(self) -> bool:
-        """Called by a handler's thread that has run out of jobs: make the trip that is due, right there. True
+        """Called by a handler's thread that has run out of messages: make the trip that is due, right there. True
         if there is more to do. If another thread is at it, the loop sees to what that trip has missed."""
         if self.leave_by is not None or not self._turning.acquire(blocking=False):
             self.wake()
@@ -120,9 +133,14 @@ class Loop(Working[Station]):
         finally:
             self._turning.release()
 
+    def _rested(self) -> None:
+        """Called by a handler's thread that is at rest now, for which the end of the loop may have waited."""
+        if self.leave_by is not None:
+            self.wake()
+
     def _trip(self, station: Station) -> bool:
         before = station.engine.answered_at
-        answer = station.trip(self.free)
+        answer = station.trip(self.share)
         if answer is None:
             return False
         if self._sweeper is not None:
@@ -133,7 +151,9 @@ class Loop(Working[Station]):
         self._show(station)
         if answer.messages:
             self.got_messages(station)
-        self._submit([Job(station, message) for message in answer.messages])
+        self._submit(answer.messages)
+        if self.may_begin(station):
+            station.begin(self.share)
         if not answer.messages and self.is_empty() and self.begin_to_leave(float("inf")):
             self.wake()
         return bool(answer.messages)
@@ -144,15 +164,17 @@ class Loop(Working[Station]):
             name, bell_id = station.state.name, station.engine.bell_id
             self._board.show_station(station.index, name, bell_id, station.engine.answered_at)
 
-    def _submit(self, fresh: list[Job[Station]]) -> None:
-        jobs = self.ready_jobs(fresh)
+    def _submit(self, fresh: list[Message]) -> None:
+        messages = self.ready(fresh)
         for is_async, executor in self._executors.items():
-            mine = [job for job in jobs if job.station.handler.is_async is is_async]
+            mine = messages
+            if len(self._executors) > 1:
+                mine = [m for m in messages if m.state.owner.handler.is_async is is_async]
             if mine:
                 executor.submit(mine)
 
-    def _defer(self, job: Job[Station]) -> None:
-        self.defer(job)
+    def _defer(self, message: Message) -> None:
+        self.defer(message)
         self.wake()
 
     def _sleep(self, now: float) -> None:
@@ -160,8 +182,8 @@ class Loop(Working[Station]):
         pause = min([1.0, *(s.due_in(now, s.engine.answered_at, free=free) for s in self.stations)])
         for executor in self._executors.values():
             if executor.serves_itself:
-                pause = min(pause, 0.005) if pause else 0.005  # look on, in case a handler does block
-            if executor.nudge():
+                pause = min(pause, _LOOK_ON) if pause else _LOOK_ON
+            if executor.nudge(now):
                 pause = min(pause, 0.002)
         if self.holds_back:
             pause = min(pause, 0.05)
@@ -179,30 +201,33 @@ class Loop(Working[Station]):
 
     def _watch(self, now: float) -> None:
         threads = self._executors.get(False)
-        for running in threads.overdue(now) if threads else ():
-            self._overdue(running)
+        for slot in threads.overdue(now) if threads else ():
+            self._overdue(slot)
 
-    def _overdue(self, running: Running[Station]) -> None:
+    def _overdue(self, slot: Slot) -> None:
         """A thread cannot be killed. Supervised: fail its message and let the process be replaced. Else:
         say so once, with its stack."""
-        running.reported = True
-        job, stack = running.job, running.stack()
-        timeout, id = job.station.handler.timeout, job.message.envelope.id.hex()
+        message = slot.message
+        if message is None:  # it has just come back
+            return
+        slot.reported = True
+        station, stack = message.state.owner, slot.stack()
+        name, timeout = station.handler.name, station.handler.timeout
         if self._board is None:
             log.error(
                 "handler %s is stuck: message %s is past its timeout of %s s. A thread cannot be killed; with "
                 "processes=2 (or reliq worker) its process would be replaced. It is here:\n%s",
-                job.station.handler.name, id, timeout, stack,
+                name, message.id, timeout, stack,
             )  # fmt: skip
             return
-        running.failed = True
+        slot.failed = True
         error = TimeoutError(f"took longer than its timeout of {timeout} s")
-        settle = settle_for(job.station.state, job.message, job.station.handler.retry, error, stack)
+        settle = settle_for(station.state, message, station.handler.retry, error, stack)
         log.error(
             "handler %s: message %s is past its timeout of %s s: %s; this process is replaced. It is here:\n%s",
-            job.station.handler.name, id, timeout, fate(settle), stack,
+            name, message.id, timeout, fate(settle), stack,
         )  # fmt: skip
-        job.station.finish(settle)
+        station.finish(settle)
         if self.retire():
             self._give_back_waiting()
 
@@ -210,9 +235,9 @@ class Loop(Working[Station]):
 
     def _give_back_waiting(self) -> None:
         """What no handler has seen goes back now, not after the grace."""
-        waiting = [job for e in self._executors.values() for job in e.take_waiting()]
-        for job in [*waiting, *self.take_held_back()]:
-            job.station.give_back([job.message])
+        waiting = [message for e in self._executors.values() for message in e.take_waiting()]
+        for message in [*waiting, *self.take_held_back()]:
+            message.state.owner.give_back([message])
         self.wake()
 
     def _close(self) -> bool:
@@ -220,11 +245,11 @@ class Loop(Working[Station]):
         with self._turning:  # whatever ends the loop: no handler's thread makes a trip of its own any more
             self.begin_to_leave(clock())
             self._give_back_waiting()
-            running = [r for e in self._executors.values() for r in list(e.running.values())]
-            tell_unfinished(r.job.message for r in running if not r.failed)
-            clean = not running
+            in_hand = [message for e in self._executors.values() for message in e.in_hand()]
+            tell_unfinished(in_hand)
+            clean = not any(slot.message for e in self._executors.values() for slot in e.slots)
             for station in self.stations:
-                station.give_back_all([m for e in self._executors.values() for m in e.in_hand(station)])
+                station.give_back_all(m for m in in_hand if m.state is station.state)
                 self._flush(station)
                 if station.close() and self._board is not None:
                     self._board.hide_station(station.index)

@@ -36,10 +36,14 @@ class Station(Stationed):
         except ReliqError:  # reported by the engine, once
             self.failed()
             return None
-        seconds = self.noted(answer, want)
+        seconds = self.noted(answer)
         if seconds is not None:
             self.bell.arm(seconds)
         return answer
+
+    def begin(self, want: int) -> None:
+        """Have the next trip under way while handlers work; ``trip`` takes its answer."""
+        self.engine.begin(want)
 
     def _ring(self) -> None:
         self._rang = True

@@ -63,15 +63,27 @@ class Model:
         epoch = raw(session.get("epoch", 0))
         last = session.get("trip", 0)
         if "dead" in session or "leaving" in session:
-            return [b"dead", self.now, epoch, [], 0, 0, -1, -1, 0, []]
+            return [b"dead", self.now, epoch, [], 0, 0, -1, -1, 0, [], 0]
         if number < last:
-            return [b"stale", self.now, epoch, [], 0, 0, -1, -1, 0, []]
+            return [b"stale", self.now, epoch, [], 0, 0, -1, -1, 0, [], 0]
         self.consumers[name] = self.now + lease
         if number == last:
-            return [b"again", self.now, epoch, session["late"], 1, 0, -1, 0, 0, list(self.doing[name])]
+            return [
+                b"again",
+                self.now,
+                epoch,
+                session["late"],
+                1,
+                0,
+                -1,
+                0,
+                0,
+                list(self.doing[name]),
+                len(self.ready),
+            ]
         known_epoch, in_hand, want, mode = args[2], int(args[3]), int(args[4]), args[5].decode()
         unknown = known_epoch != epoch or len(self.doing[name]) != in_hand
-        acks = int(args[10])
+        acks = abs(int(args[10]))
         late = self._settle(name, args[11 : 11 + acks], args[11 + acks :])
         self._promote(int(args[6]), int(args[7]))
         self.ready += reversed(self.inbox.pop(name, []))
@@ -81,7 +93,7 @@ class Model:
         live = sum(end > self.now for end in self.consumers.values())
         return [
             b"ok", self.now, epoch, late, int(unknown), int(suspects), live - 1 if suspects else -1,
-            self._due_in(name), 0, list(self.doing[name]) if unknown else claimed,
+            self._due_in(name), 0, list(self.doing[name]) if unknown else claimed, len(self.ready),
         ]  # fmt: skip
 
     def _settle(self, name: str, acks: list[bytes], rest: list[bytes]) -> list[int]:

@@ -397,14 +397,12 @@ def test_lease_counts_from_sending(pair: Pair) -> None:
     """A hand-over may start while a third of the lease is certainly left, counted from before the trip."""
     assert not pair.state.fresh(pair.now)
     assert pair.state.renew_in(pair.now) == 0
-    assert pair.state.lease_left(pair.now) < 0
     sent_at = pair.now
     reply = pair.server.run(pair.state.trip(1, sent_at))
     pair.pass_time(9)  # a slow answer
     pair.state.answered(reply, sent_at)
     assert pair.state.fresh(sent_at + LEASE * 2 / 3 - 0.01)
     assert not pair.state.fresh(sent_at + LEASE * 2 / 3)
-    assert pair.state.lease_left(pair.now) == pytest.approx(6)
     assert pair.state.renew_in(sent_at) == pytest.approx(5)
 
 
@@ -507,8 +505,8 @@ def test_memory_of_settles_is_bounded(pair: Pair) -> None:
         pair.server.put(element(number, bytes(1024 * 1024)))
         [message] = pair.trip(1).messages
         pair.trip(0, pair.state.retry(message, 60, "no"))
-    remembered = [*pair.state._recent.values(), *pair.state._older.values()]
-    assert sum(len(back) for _, back, _ in remembered) < 20 * 1024 * 1024
+    remembered = pair.state._memory.recall()
+    assert 0 < sum(len(back) for _, back, _ in remembered.values()) < 20 * 1024 * 1024
 
 
 # -- announcements ------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ POLICY = Retry(attempts=3, wait=tenacity.wait_fixed(7))
 
 
 def settle(error: BaseException | None, *, failed: int = 0, age: float = 0, policy: Retry = POLICY) -> Settle:
-    message = Message(env.unpack(env.pack(bytes(16), b"\xc0", {"x": 1}, failed=failed)), None)
+    message = Message(env.pack(bytes(16), b"\xc0", {"x": 1}, failed=failed), None, STATE)
     return judge(STATE, message, error, policy, age, "Traceback…")
 
 

@@ -7,8 +7,7 @@ local BELL = '\193rlq\0' -- no message: wakes one idle consumer, which drops it 
 local function whole(e)
   return #e > 39
     and string.sub(e, 1, 4) == MAGIC
-    and string.sub(redis.sha1hex(string.sub(e, 24)), 1, 8)
-      == string.format('%02x%02x%02x%02x', string.byte(e, 10, 13))
+    and tonumber(string.sub(redis.sha1hex(string.sub(e, 24)), 1, 8), 16) == struct.unpack('>I4', e, 10)
 end
 
 -- Up to so many elements of a list, from its right end, and up to so many bytes; a first one that is larger

@@ -11,14 +11,16 @@
 --       6 free slots  7 what to do with suspects (messages that a consumer died with):
 --         'alone' take one only with empty hands | 'decline' pass over them | 'beside' take one beside others
 --       8 most to promote  9 most bytes to claim  10 server run id, 11 who this is: both '' after the first
---       12 number of acks, then the acked elements, then settles of four words each:
+--       12 number of acks, negative if they are the oldest in hand, in that order, as far as the consumer knows;
+--         then the acked elements, then settles of four words each:
 --         'retry'   element, element that goes back, ms of delay
 --         'release' element, element that goes back, ''   (newest first: they go to the head)
 --         'bury'    element, member for dead, cause
 -- Returns {'ok' | 'again' | 'stale' | 'dead', server ms, reap epoch, late settles (indexes from 0),
 --   1 if elements is the whole processing list and not only what is new, 1 if suspects wait,
 --   other live consumers (counted only if suspects wait, else -1), ms until something is due (-1: nothing),
---   a duty to sweep (1: reap recently ended leases, 2: visit all dead names and look for strays), elements}
+--   a duty to sweep (1: reap recently ended leases, 2: visit all dead names and look for strays), elements,
+--   messages that are still ready}
 -- Cost  O(settled + promoted + claimed + in hand), each bounded by ~1,000 elements or 256 kB
 local READY, INBOX, DOING, CONSUMERS, SESSION, LATER, DEAD, EVENTS, STATS = unpack(KEYS)
 local name, trip, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -29,10 +31,10 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local session = redis.call('HMGET', SESSION, 'trip', 'late', 'epoch', 'dead', 'leaving')
 local last, epoch = tonumber(session[1] or '0'), session[3] or '0'
 if session[4] or session[5] then -- declared dead, or it has said goodbye
-  return {'dead', now, epoch, {}, 0, 0, -1, -1, 0, {}}
+  return {'dead', now, epoch, {}, 0, 0, -1, -1, 0, {}, 0}
 end
 if trip < last then
-  return {'stale', now, epoch, {}, 0, 0, -1, -1, 0, {}}
+  return {'stale', now, epoch, {}, 0, 0, -1, -1, 0, {}, 0}
 end
 
 -- Reads that fail on a wrong type, before the first write.
@@ -52,7 +54,7 @@ if trip == last then
   for index in string.gmatch(session[2] or '', '%d+') do
     late[#late + 1] = tonumber(index)
   end
-  return {'again', now, epoch, late, 1, 0, -1, 0, 0, redis.call('LRANGE', DOING, 0, -1)}
+  return {'again', now, epoch, late, 1, 0, -1, 0, 0, redis.call('LRANGE', DOING, 0, -1), redis.call('LLEN', READY)}
 end
 
 local function note(event, id, extra)
@@ -69,9 +71,19 @@ end
 
 -- Settle.
 local before = redis.call('LLEN', DOING)
-local late, acks = {}, tonumber(ARGV[12])
+local late, acks = {}, math.abs(tonumber(ARGV[12]))
 local counts = {ack = 0, retry = 0, release = 0, bury = 0}
-for i = 13, 12 + acks do
+-- The oldest, in order: one read and one trim. What is not there is looked for.
+local oldest = tonumber(ARGV[12]) < -1 and redis.call('LRANGE', DOING, 0, acks - 1) or {}
+local trimmed = 0
+while trimmed < #oldest and oldest[trimmed + 1] == ARGV[13 + trimmed] do
+  trimmed = trimmed + 1
+end
+if trimmed > 0 then
+  redis.call('LTRIM', DOING, trimmed, -1)
+end
+counts.ack = trimmed
+for i = 13 + trimmed, 12 + acks do
   if redis.call('LREM', DOING, 1, ARGV[i]) == 1 then
     counts.ack = counts.ack + 1
   else
@@ -213,5 +225,5 @@ local others = suspects == 1 and redis.call('ZCOUNT', CONSUMERS, '(' .. now, '+i
 return {
   'ok', now, epoch, late, unknown and 1 or 0, suspects, others,
   soonest and math.max(soonest - now, 0) or -1, sweep,
-  unknown and redis.call('LRANGE', DOING, 0, -1) or claimed,
+  unknown and redis.call('LRANGE', DOING, 0, -1) or claimed, redis.call('LLEN', READY),
 }
