@@ -7,8 +7,10 @@ import secrets
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from reliq import context
@@ -32,17 +34,14 @@ def consumer_name() -> str:
     return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
+_boottime: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+
+
 def clock() -> float:
     """Seconds that go on through suspend (CLOCK_BOOTTIME where there is one): leases are counted in it."""
     return _boottime()
-
-
-def _boottime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-if not hasattr(time, "CLOCK_BOOTTIME"):
-    _boottime = time.monotonic
 
 
 def due(delay: float | None, at: datetime | None) -> Due:
