@@ -96,6 +96,8 @@ class QueueMachine(RuleBasedStateMachine):
                 self.used.append(consumer.state.name)
 
     def digest(self, slot: int, answer: Answer) -> None:
+        if answer.status == "dead":  # what is owed under that name is refused under the next one
+            self.reaped.update((s.message.body, s.message.envelope.fence) for s in self.owed[slot])
         for settle in answer.settled:
             self.owed[slot].remove(settle)
             body, fence = settle.message.body, settle.message.envelope.fence
