@@ -79,8 +79,13 @@ class Verbs:
             print(self._help(by_name))
             raise SystemExit(0)
         if not words or words[0] not in by_name:
-            what = f"there is no command {self.name} {words[0]!r}{text.near(words[0], by_name)}" if words else (
-                f"{self.name} needs a second word")  # fmt: skip
+            near = text.near(words[0], by_name) if words else ""
+            named = words and not words[0].startswith("-")
+            what = (
+                f"there is no command {self.name} {words[0]!r}{near}"
+                if named
+                else f"{self.name} needs a second word"
+            )
             raise ConfigError(f"{what}: {', '.join(by_name)}, as in {self.verbs[0].example}")
         verb = by_name[words[0]]
         args = verb.parse(words[1:])

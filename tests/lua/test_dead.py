@@ -221,9 +221,10 @@ def test_the_marker_ends(lab: Lab) -> None:
     assert 0 < lab.client.pttl(marker) <= defaults.DEDUPE_WINDOW * 1000
 
 
-def test_no_time_of_death_writes_nothing(lab: Lab) -> None:
+@pytest.mark.parametrize("score", ["soon", "nan", ""])
+def test_no_time_of_death_writes_nothing(lab: Lab, score: str) -> None:
     """A score that is no number is refused before the first write."""
-    letter = Letter.read(env.join_note({"id": "1" * 32}, element(1)), "soon")
+    letter = Letter.read(env.join_note({"id": "1" * 32}, element(1)), score)
     with pytest.raises(Exception, match="no time of death"):
         lab.reply(dead.restore(lab.keys, "me", [letter._replace(score="1"), letter]))
     assert lab.snapshot() == {}
