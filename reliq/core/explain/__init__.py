@@ -69,7 +69,7 @@ def explain_in_g(
     if queues[0].queue in failures:
         raise failures[queues[0].queue]
     done = [search for search in searches if search.keys.queue not in failures]
-    told = [f"queue {name!r} could not be searched: {error}" for name, error in failures.items()]
+    told = [f"queue {name!r} could not be searched ({str(error).rstrip('.')})" for name, error in failures.items()]
     return (yield from nowhere_g(done, id.strip(), known, told, deep=deep))
 
 

@@ -19,6 +19,7 @@ from reliq.core.keys import Keys
 _NEAR: Final = 500
 _LEAST_NEAR: Final = 8
 _MOST_PROBES: Final = 64
+_TRIES: Final = 3
 #: Parts that are read on each side of the right time, and the milliseconds that ids may be out of order.
 _PARTS: Final = 8
 _SLACK: Final = 2_000
@@ -34,7 +35,8 @@ class Bracket:
     high: int
     high_ms: int
     push: int = 1
-    side: int = 0
+    side: int = -1
+    before: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:
@@ -42,9 +44,12 @@ class Bracket:
 
     def aim(self, ms: int, near: int) -> int:
         """Where to probe next: where the time should be if puts are even; further into the bracket every time that
-        this did not bring us to the other side, so that it ends whatever they are."""
+        this did not bring us to the other side; and in the middle if three probes have not halved it, so that it
+        closes soon whatever the puts were like."""
         share = (ms - self.low_ms) / max(1, self.high_ms - self.low_ms)
-        if self.side <= 0:
+        if len(self.before) == _TRIES and self.width * 2 > self.before[0]:
+            guess, self.before = (self.low + self.high) // 2, ()
+        elif self.side < 0:
             guess = self.low + self.push * max(int(share * self.width), near // 2)
         else:
             guess = self.high - self.push * max(int((1 - share) * self.width), near // 2)
@@ -53,6 +58,7 @@ class Bracket:
     def saw(self, position: int, ms: int, wanted: int) -> None:
         """Take in what a probe found."""
         side = -1 if ms < wanted else 1
+        self.before = (*self.before, self.width)[-_TRIES:]
         self.push = self.push * 2 if side == self.side else 2
         self.side = side
         if side < 0:
@@ -70,7 +76,7 @@ class Place(NamedTuple):
 
 def seek_g(keys: Keys, id: bytes, ms: int) -> Flow[Found | None]:
     """Look for a message where those stand that came into ready at about this time (Unix ms); None: not there."""
-    place = yield from _around_g(keys, ms)
+    place = yield from around_g(keys, ms)
     if place is None:
         return None
     start = max(0, place.position - place.near)
@@ -83,7 +89,7 @@ def seek_g(keys: Keys, id: bytes, ms: int) -> Flow[Found | None]:
     return found
 
 
-def _around_g(keys: Keys, ms: int) -> Flow[Place | None]:
+def around_g(keys: Keys, ms: int) -> Flow[Place | None]:
     """Where messages of this time stand."""
     oldest = yield looks.probe(keys, 0)
     if oldest.length == 0:
