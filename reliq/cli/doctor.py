@@ -100,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
     logs.set_up_plain()
     place = places.Place.of(args)
     own = _queues_in_code(args)
-    known, unreadable = place.links.flow(doctor.index_g(place.prefix))
-    entries = _chosen(place, args.queue, known, own)
+    index = place.links.flow(doctor.index_g(place.prefix))
+    entries = _chosen(place, args.queue, index.known, own)
     if args.acl:
         _print_acl(place, entries, args)
         return FINE
@@ -116,8 +116,7 @@ def run(args: argparse.Namespace) -> int:
         servers=list(visit.servers.values()),
         queues=visit.queues,
         unreached=visit.unreached,
-        known=known,
-        unreadable=unreadable,
+        index=index,
         settings=[_settings(queue) for queue in own],
         connect_timeout=place.links.address.kwargs.get("socket_connect_timeout"),
     )
@@ -139,7 +138,7 @@ def _queues_in_code(args: argparse.Namespace) -> list[Queue]:
 
 
 def _chosen(
-    place: places.Place, names: Sequence[str], known: list[Known] | CannotSee, own: list[Queue]
+    place: places.Place, names: Sequence[str], known: Sequence[Known] | CannotSee, own: list[Queue]
 ) -> list[Known]:
     """The queues to look at: those named, or all that the index or the code knows."""
     ours = {q.name: Known(q.name, q.options.keys.key, q.options.named_codec, q.options.lease) for q in own}

@@ -137,6 +137,12 @@ def commands(
 
 
 @pytest.fixture
+def own(own_server: RedisServer, prefix: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Commands:
+    """Commands on a server of this test alone."""
+    return Commands(own_server.url, prefix, capsys, tmp_path)
+
+
+@pytest.fixture
 def no_server(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Commands:
     """Commands that find no Redis."""
     return Commands("redis://127.0.0.1:1/0", "none", capsys, tmp_path)

@@ -68,7 +68,7 @@ def saving(server: ServerFacts) -> Iterator[Seen]:
         if _failed(server.info, "aof_last_write_status"):
             yield Seen("error", "the last write to the append-only file failed, so Redis refuses writes (MISCONF)")
         if _failed(server.info, "aof_last_bgrewrite_status"):
-            yield Seen("warning", "the append-only file could not be rewritten, so it grows")
+            yield Seen("warning", "the append-only file cannot be rewritten, so it grows")
     if _failed(server.info, "rdb_last_bgsave_status"):
         refuses = server.config.text("stop-writes-on-bgsave-error") == "yes" and server.config.text("save") != ""
         yield Seen(

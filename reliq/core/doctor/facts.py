@@ -190,17 +190,24 @@ class Unreached(NamedTuple):
     split: bool
 
 
+class Index(NamedTuple):
+    """The queues that a prefix knows; ``unreadable``: names of entries that cannot be read; ``kind``: its key."""
+
+    known: Sequence[Known] | CannotSee
+    unreadable: Sequence[str] = ()
+    kind: KeyType | None = None
+
+
 @dataclass(frozen=True)
 class Facts:
-    """All of it. ``redis``: the address, as people are shown it. ``known``: the index; ``unreadable``: names in
-    it whose entries cannot be read. ``connect_timeout``: what the URL says, seconds; None if it does not."""
+    """All of it. ``redis``: the address, as people are shown it. ``connect_timeout``: what the URL says, seconds;
+    None if it does not."""
 
     redis: str
     prefix: str
     servers: Sequence[ServerFacts]
     queues: Sequence[QueueFacts]
     unreached: Sequence[Unreached]
-    known: Sequence[Known] | CannotSee
-    unreadable: Sequence[str]
+    index: Index
     settings: Sequence[Settings]
     connect_timeout: float | None = None

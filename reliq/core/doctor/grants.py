@@ -21,6 +21,8 @@ from reliq.errors import ReliqError
 
 _CALL: Final = re.compile(r"redis\.p?call\('([A-Z]+)'")
 _NO_SHA: Final = "0" * 40
+#: The id of no client. Not 0: to CLIENT KILL of Redis 6.2 that means all of them.
+_NOBODY: Final = 2**63 - 1
 
 IN_SCRIPTS: Final = frozenset(
     verb
@@ -48,13 +50,24 @@ BY_SENTINEL: Final = frozenset({"ROLE"})
 FOR_DOCTOR: Final = frozenset({"CONFIG GET", "SLOWLOG GET", "ACL WHOAMI", "CLUSTER INFO", "MULTI", "DISCARD"})
 """What only ``reliq doctor`` asks, and can do without: it then says what it cannot see."""
 
+SPARE: Final = frozenset(
+    {
+        *("INFO", "CLIENT ID", "CLIENT UNBLOCK", "CLIENT KILL"),  # a goodbye or a restart is noticed later
+        *("SCAN", "HSCAN"),  # strays are not found, idle producers not forgotten
+        *("WAIT", "WAITAOF"),  # put(replicas=, fsync=) is never confirmed
+        *("XADD", "XRANGE", "XREVRANGE"),  # there is no ledger
+        *("EXISTS", "TYPE", "ZREVRANGE"),  # some commands say less
+    }
+)
+"""What queues can do without: messages are handled all the same."""
+
 #: What makes a command complete enough to be checked; the others take a key alone. None of it is ever run.
 _ARGUMENTS: Final[Mapping[str, Sequence[Arg]]] = {
     "INFO": ("server",),
     "CLIENT SETNAME": ("reliq",),
     "CLIENT ID": (),
-    "CLIENT UNBLOCK": (0,),
-    "CLIENT KILL": ("ID", 0),
+    "CLIENT UNBLOCK": (_NOBODY,),
+    "CLIENT KILL": ("ID", _NOBODY),
     "EVALSHA": (_NO_SHA, 0),
     "EVAL": ("return 1", 0),
     "WAIT": (0, 1),

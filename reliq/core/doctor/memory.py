@@ -61,9 +61,10 @@ def unlimited(server: ServerFacts) -> Iterator[Seen]:
 
 @check(Reason.FRAGMENTED_MEMORY, "fragmentation")
 def fragmentation(server: ServerFacts) -> Iterator[Seen]:
-    used, resident = server.info.number("used_memory"), server.info.number("used_memory_rss")
-    if resident - used > _WASTE and resident > used * _RATIO:
-        yield Seen("warning", f"{_mb(used)} of data take {_mb(resident)} of memory")
+    # Not used_memory_rss: that has what the allocator is about to give back, after every large message.
+    used, active = server.info.number("allocator_allocated"), server.info.number("allocator_active")
+    if active - used > _WASTE and active > used * _RATIO:
+        yield Seen("warning", f"{_mb(used)} of data take {_mb(active)} of memory")
 
 
 def _mb(size: int) -> str:

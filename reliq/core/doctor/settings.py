@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from itertools import combinations
 from typing import Final
@@ -15,18 +16,25 @@ from reliq.core.reasons import Reason
 
 @check(Reason.UNREADABLE_INDEX, "the index of queues")
 def index(facts: Facts) -> Iterator[Seen]:
-    seen(facts.known)
-    for name in facts.unreadable:
+    key, wanted, found = facts.index.kind or (f"{facts.prefix}:queues", "hash", "none")
+    if found not in (wanted, "none"):
         yield Seen(
-            "warning",
-            f"entry {name!r} of {facts.prefix}:queues cannot be read",
-            f"redis-cli HDEL {facts.prefix}:queues {name}; the next put or worker of that queue writes it anew",
+            "error",
+            f"{key} is a {found}, and should be a {wanted}",
+            f"redis-cli RENAME {key} {key}:wrong; then every put and worker writes its queue anew",
         )
+        return
+    seen(facts.index.known)
+    for name in facts.index.unreadable:
+        remedy = (
+            f"{shlex.join(['redis-cli', 'HDEL', key, name])}; the next put or worker of that queue writes it anew"
+        )
+        yield Seen("warning", f"entry {name!r} of {key} cannot be read", remedy)
 
 
 @check(Reason.LOST_QUEUE, "queues that the index does not know")
 def lost(facts: Facts) -> Iterator[Seen]:
-    known = {entry.name for entry in seen(facts.known)} | set(facts.unreadable)
+    known = {entry.name for entry in seen(facts.index.known)} | set(facts.index.unreadable)
     unfinished = False
     for server in facts.servers:
         keyspace = seen(server.keyspace)
@@ -42,7 +50,7 @@ def lost(facts: Facts) -> Iterator[Seen]:
 
 @check(Reason.SHARED_LIST, "queues with the same list")
 def shared(facts: Facts) -> Iterator[Seen]:
-    lists = [(entry.name, Keys(entry.name, facts.prefix, entry.key).ready) for entry in seen(facts.known)]
+    lists = [(entry.name, Keys(entry.name, facts.prefix, entry.key).ready) for entry in seen(facts.index.known)]
     for (one, key), (other, same) in combinations(lists, 2):
         if key == same:
             yield Seen("warning", f"queues {one!r} and {other!r} both take from {key!r}")
@@ -63,7 +71,7 @@ def connecting(facts: Facts) -> Iterator[Seen]:
     timeout = facts.connect_timeout
     if timeout is None:
         return
-    for entry in seen(facts.known):
+    for entry in seen(facts.index.known):
         if timeout * defaults.CUT_OFF_SHARE > entry.lease:
             yield Seen(
                 "warning",
@@ -101,7 +109,7 @@ def bodies(facts: Facts) -> Iterator[Seen]:
 
 @check(Reason.OTHER_SETTINGS, "the settings of queues in your code against the index")
 def other(facts: Facts) -> Iterator[Seen]:
-    known = {entry.name: entry for entry in seen(facts.known)} if facts.settings else {}
+    known = {entry.name: entry for entry in seen(facts.index.known)} if facts.settings else {}
     for each in facts.settings:
         pairs: list[tuple[str, str | None, str | None]]
         pairs = [("Redis", each.redis, facts.redis), ("prefix", each.prefix, facts.prefix)]

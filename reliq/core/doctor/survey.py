@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from reliq.core import flows, ops, scripts
 from reliq.core.command import Command, Flow
 from reliq.core.doctor import grants
-from reliq.core.doctor.facts import Clock, Keyspace, KeyType, QueueFacts, ServerFacts, SlowCall, Table, best
+from reliq.core.doctor.facts import Clock, Index, Keyspace, KeyType, QueueFacts, ServerFacts, SlowCall, Table, best
 from reliq.core.doctor.finding import CannotSee
 from reliq.core.doctor.grants import because
 from reliq.core.flows import ConsumerInfo
@@ -197,16 +197,19 @@ class _KeyReader:
 # -- the index ----------------------------------------------------------------------------------------------
 
 
-def index_g(prefix: str) -> Flow[tuple[list[Known] | CannotSee, list[str]]]:
-    """The queues in the index, and the names of those entries that cannot be read."""
-    known, names = yield [
+def index_g(prefix: str) -> Flow[Index]:
+    """Read the index of a prefix."""
+    key = f"{prefix}:queues"
+    known, names, found = yield [
         ops.known_queues(prefix),
-        Command("HGETALL", (f"{prefix}:queues",), (), lambda r: [_text(n) for n in r[::2]], idempotent=True),
+        Command("HGETALL", (key,), (), lambda reply: [_text(name) for name in reply[::2]], idempotent=True),
+        Command("TYPE", (key,), (), _text, idempotent=True),
     ]
+    kind = None if isinstance(found, Exception) else KeyType(key, "hash", found)
     if isinstance(known, Exception):
-        return CannotSee(f"HGETALL {prefix}:queues: {because(known)}"), []
+        return Index(CannotSee(f"HGETALL {key}: {because(known)}"), [], kind)
     read = {entry.name for entry in known}
-    return known, [name for name in names if name not in read]
+    return Index(known, [name for name in names if name not in read], kind)
 
 
 # -- a queue ------------------------------------------------------------------------------------------------
