@@ -271,6 +271,36 @@ class Reason(str, Enum):
         "the registration was deleted, or a read of a dead consumer was executed late",
         "bring them back: reliq reap, and once more when a lease has passed",
     )  # fmt: skip
+    INBOX_LEFTOVERS = (
+        "INBOX_LEFTOVERS", Kind.QUEUE,
+        "messages lie in the inbox of a consumer that is gone, seen by no handler",
+        "it died right after its blocking read, and no worker or reaper has run since",
+        "bring them back: reliq reap, or reliq fsck --repair",
+    )  # fmt: skip
+    STALE_REGISTRATION = (
+        "STALE_REGISTRATION", Kind.QUEUE,
+        "a consumer is registered that holds nothing, and was last heard of more than a day ago",
+        "no worker and no reaper has run since, which would have forgotten it",
+        "forget it: reliq reap, or reliq fsck --repair",
+    )  # fmt: skip
+    DUPLICATE = (
+        "DUPLICATE", Kind.QUEUE,
+        "a message stands in two places at once, so it is handled twice",
+        "a foreign producer pushed an envelope again, or entries were copied or restored by hand",
+        "remove the copy that is less far: reliq fsck --repair",
+    )  # fmt: skip
+    UNREADABLE = (
+        "UNREADABLE", Kind.QUEUE,
+        "an entry that waits can be read by no handler",
+        "a foreign producer pushed it, in another format than the queue's codec, or it was damaged",
+        "make it a dead letter: reliq fsck --repair, or leave that to the worker that claims it",
+    )  # fmt: skip
+    FOREIGN_KEY = (
+        "FOREIGN_KEY", Kind.QUEUE,
+        "a key stands among those of the queue that is none of them",
+        "another program uses the prefix, or the index of queues was deleted",
+        "see whose it is; give that program another prefix",
+    )  # fmt: skip
     LOST_QUEUE = (
         "LOST_QUEUE", Kind.QUEUE,
         "no command and no cron reaper finds this queue",
