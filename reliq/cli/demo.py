@@ -19,18 +19,17 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from reliq import embedded
 from reliq.cli import text
 from reliq.cli.failure import ATTENTION, FINE
+from reliq.cli.interrupt import interruptible
 from reliq.cli.status import held, pid_of
 from reliq.cli.verb import Verb
 from reliq.core import flows, ops
@@ -137,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"demo: there is no regular file under {args.folder}; name a folder that has some")
     url = embedded.url_or_embedded(args.url)
     screen = Screen(quiet=args.json)
-    with _interruptible(), Stage(url, args) as stage:
+    with interruptible(), Stage(url, args) as stage:
         outcome = Play(stage, screen, files, args.folder or _standard_library()).perform()
     if args.json:
         text.print_json({**asdict(outcome), "ok": outcome.ok})
@@ -162,24 +161,6 @@ def find_files(folder: str | None) -> Iterator[str]:
 
 def _standard_library() -> str:
     return sysconfig.get_path("stdlib")
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM, and the end of the terminal, clean up as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 class Stage:
