@@ -193,7 +193,7 @@ class Part(NamedTuple):
 def sift(keys: Keys, id: bytes, start: int, *, largest: int, left: bool = False, key: str = "") -> Command:
     """Look for a message in ready, or in another list of the queue, from a position on that is counted from the
     right end or from the left; ``largest``: bytes, of those seen before. Parses to Part."""
-    step = max(1, min(defaults.SCRIPT_ELEMENTS // 4, defaults.SCRIPT_BYTES // 4 // max(1, largest)))
+    step = max(1, min(defaults.SCRIPT_ELEMENTS // 4, defaults.SCRIPT_BYTES // 4 // largest)) if largest else 1
 
     def parse(reply: Any) -> Part:
         now, length, looked, most, first, last, match = reply
