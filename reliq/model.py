@@ -7,15 +7,16 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
+from itertools import count
 from typing import Any
 
 from reliq import context
 from reliq.core import envelope as env
-from reliq.core.codec import Codec, encode, find
+from reliq.core.codec import Codec, encode, encode_all, find
 from reliq.core.command import Command
 from reliq.core.keys import Keys
 from reliq.core.ops import NOTHING, NOW, Confirm, Confirmed, Due, register
@@ -23,9 +24,41 @@ from reliq.core.retry import Retry
 from reliq.errors import ConfigError, OutcomeUnknown, PutManyError, Refused
 
 
-def new_id() -> bytes:
-    """A fresh time-ordered message id (UUID version 7), 16 bytes."""
-    return env.uuid7(time.time_ns() // 1_000_000, os.urandom(10))
+class Ids:
+    """Fresh message ids, time-ordered (UUID version 7), 16 bytes each.
+
+    73 bits are drawn at random whenever there is a new ms, or for many ids at once; from there they count up. So
+    two of them never meet, whoever makes them, and those of one thread sort in the order of their making.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Count on from another number: a forked child must not from where its parent does."""
+        self._ms, self._numbers = 0, count()
+
+    def one(self) -> bytes:
+        """The next one."""
+        ms = time.time_ns() // 1_000_000
+        if ms != self._ms:
+            self._numbers, self._ms = count(self._first(ms)), ms
+        return next(self._numbers).to_bytes(16, "big")
+
+    def many(self, length: int) -> list[bytes]:
+        """So many, in order."""
+        first = self._first(time.time_ns() // 1_000_000)
+        return [number.to_bytes(16, "big") for number in range(first, first + length)]
+
+    @staticmethod
+    def _first(ms: int) -> int:
+        """With a zero on top of what counts, which never carries over into the fixed bits before it."""
+        return int.from_bytes(env.uuid7(ms, os.urandom(10)), "big") & ~(1 << 61)
+
+
+_IDS = Ids()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_IDS.forget)
 
 
 def consumer_name() -> str:
@@ -34,14 +67,17 @@ def consumer_name() -> str:
     return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-_boottime: Callable[[], float] = (
-    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
-)
-
-
 def clock() -> float:
     """Seconds that go on through suspend (CLOCK_BOOTTIME where there is one): leases are counted in it."""
     return _boottime()
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+if not hasattr(time, "CLOCK_BOOTTIME"):
+    _boottime = time.monotonic
 
 
 def due(delay: float | None, at: datetime | None) -> Due:
@@ -67,11 +103,17 @@ class Receipt(str):
     the put did not ask.
     """
 
-    __slots__ = ("fsynced", "replicas")
-    replicas: int | None
-    fsynced: bool | None
+    __slots__ = ()
+    replicas: int | None = None
+    fsynced: bool | None = None
 
-    def __new__(cls, id: str, replicas: int | None = None, fsynced: bool | None = None) -> Receipt:
+
+class ConfirmedReceipt(Receipt):
+    """That of a put which asked."""
+
+    __slots__ = ("fsynced", "replicas")
+
+    def __new__(cls, id: str, replicas: int | None, fsynced: bool | None) -> ConfirmedReceipt:
         made = super().__new__(cls, id)
         made.replicas, made.fsynced = replicas, fsynced
         return made
@@ -95,15 +137,16 @@ def confirm(replicas: int, fsync: bool, timeout: float) -> Confirm:
 def receipts(ids: list[str], reply: Any, command: Command) -> list[Receipt]:
     """What the caller of a put gets; OutcomeUnknown if not all that was asked for has been confirmed."""
     if not isinstance(reply, Confirmed):
-        return [Receipt(id) for id in ids]
+        return list(map(Receipt, ids))
+    found: list[Receipt] = [ConfirmedReceipt(id, reply.replicas, reply.fsynced) for id in ids]
     if missing := reply.shortfall:
         raise OutcomeUnknown(
             f"queue {command.queue!r}: put: the primary has it, but {missing} in time, so a failover or a crash "
             "may lose it. Give this error to queue.repeat() to wait again without a second copy.",
-            ids=[Receipt(id, reply.replicas, reply.fsynced) for id in ids],
+            ids=found,
             replay=command,
         )
-    return [Receipt(id, reply.replicas, reply.fsynced) for id in ids]
+    return found
 
 
 @dataclass(frozen=True)
@@ -125,18 +168,32 @@ class QueueOptions:
     def name(self) -> str:
         return self.keys.queue
 
-    def element(self, body: Any, id: str | None) -> tuple[str, bytes]:
+    def element(self, body: Any, id: str | None = None) -> tuple[str, bytes]:
         """Encode a body into (id as text, element). The trace id of the context goes with it."""
-        raw_id = new_id() if id is None else env.named_id(_checked_id(id))
-        meta: env.Meta = {}
-        if self.codec.name != "msgpack":
-            meta["c"] = self.codec.name
+        raw_id = _IDS.one() if id is None else env.named_id(_checked_id(id))
+        [element] = env.seal((raw_id,), self._meta(id), (encode(self.codec, body, self.max_body),))
+        return raw_id.hex(), element
+
+    def elements(self, bodies: Iterable[Any]) -> tuple[list[str], list[bytes]]:
+        """The same for many, in order; if one of them cannot be encoded, for none."""
+        data = encode_all(self.codec, list(bodies), self.max_body)
+        raw_ids = _IDS.many(len(data))
+        return [id.hex() for id in raw_ids], env.seal(raw_ids, self._meta(), data)
+
+    @cached_property
+    def _plain_meta(self) -> bytes:
+        return env.pack_meta({} if self.codec.name == "msgpack" else {"c": self.codec.name})
+
+    def _meta(self, id: str | None = None) -> bytes:
         trace_id = context.trace_id()
+        if not trace_id and id is None:
+            return self._plain_meta
+        meta: env.Meta = {} if self.codec.name == "msgpack" else {"c": self.codec.name}
         if trace_id:
             meta["t"] = trace_id
         if id is not None:  # such an id does not tell when it was made
             meta["p"] = time.time_ns() // 1_000_000
-        return raw_id.hex(), env.pack(raw_id, encode(self.codec, body, self.max_body), meta)
+        return env.pack_meta(meta)
 
     def registration(self) -> Command:
         """Writes this queue into the index of its prefix."""

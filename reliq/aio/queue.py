@@ -131,10 +131,9 @@ class Queue:
         """
         due, confirm = model.due(delay, at), model.confirm(replicas, fsync, self.options.timeout)
         receipts: list[str] = []
-        pairs = [self.options.element(body, None) for body in bodies]
-        ids = [mid for mid, _ in pairs]
+        ids, elements = self.options.elements(bodies)
         done = 0
-        for chunk in ops.chunks([element for _, element in pairs]):
+        for chunk in ops.chunks(elements):
             part = ids[done : done + len(chunk)]
             try:
                 receipts += await self._send(part, chunk, due, "", confirm)

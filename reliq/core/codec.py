@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Protocol
 
 import msgpack
 
-from reliq.errors import BodyError, ConfigError, DecodeError
+from reliq.errors import BodyError, BodyTooLarge, ConfigError, DecodeError
 
 
 class Codec(Protocol):
@@ -27,8 +30,7 @@ class MsgpackCodec:
 
     name = "msgpack"
 
-    def encode(self, body: Any) -> bytes:
-        return bytes(msgpack.packb(body, datetime=True))
+    encode = staticmethod(partial(msgpack.packb, datetime=True))
 
     def decode(self, data: bytes) -> Any:
         return msgpack.unpackb(data, timestamp=3, strict_map_key=False)
@@ -81,8 +83,6 @@ def find(codec: str | Codec | None) -> Codec:
 
 def encode(codec: Codec, body: Any, limit: int) -> bytes:
     """The bytes of a body, or BodyError / BodyTooLarge that say what is wrong with it."""
-    from reliq.errors import BodyTooLarge
-
     try:
         data = codec.encode(body)
     except Exception as error:
@@ -96,6 +96,16 @@ def encode(codec: Codec, body: Any, limit: int) -> bytes:
             "put the data into a store and send its address"
         )
     return data
+
+
+def encode_all(codec: Codec, bodies: Sequence[Any], limit: int) -> list[bytes]:
+    """The same for many. For them one msgpack packer does, which is several times as fast as one for each."""
+    pack = msgpack.Packer(datetime=True).pack if codec is CODECS["msgpack"] else codec.encode
+    with suppress(Exception):
+        data = list(map(pack, bodies))
+        if max(map(len, data), default=0) <= limit:
+            return data
+    return [encode(codec, body, limit) for body in bodies]  # this says which it is, and what is wrong with it
 
 
 def decode(meta: dict[str, Any], data: bytes, codec: Codec, raw_codec: Codec) -> Any:

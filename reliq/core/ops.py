@@ -70,19 +70,23 @@ def put(
 ) -> Command:
     """Accept elements. Parses to True (accepted now) or False (this very put was accepted before); if there is
     something to ``confirm``, to Confirmed."""
-    names = (keys.ready, keys.producers, keys.later, keys.consumers)
-    window = round(defaults.DEDUPE_WINDOW * 1000)
-    after = confirm.commands()
-    return Command(
-        scripts.put,
-        (*names, marker) if marker else names,
-        (producer, sequence, due.how, due.ms, window, *elements),
-        (lambda replies: _confirmed(confirm, replies[1:])) if after else (lambda reply: reply[0] == 1),
-        idempotent=True,
-        queue=keys.queue,
-        after=after,
+    names: tuple[str, ...] = (keys.ready, keys.producers)
+    args: tuple[Arg, ...] = (producer, sequence)
+    if due is not NOW or marker:
+        names += (keys.later, keys.consumers, marker) if marker else (keys.later, keys.consumers)
+        args += (due.how, due.ms, round(defaults.DEDUPE_WINDOW * 1000))
+    command = Command(scripts.put, names, (*args, *elements), _accepted, True, keys.queue)
+    if confirm is NOTHING:
+        return command
+    return command._replace(
+        parse=lambda replies: _confirmed(confirm, replies[1:]),
+        after=confirm.commands(),
         needs=(7, 2) if confirm.fsync else (0, 0),
     )
+
+
+def _accepted(reply: Any) -> bool:
+    return bool(reply == 1)
 
 
 def _confirmed(wanted: Confirm, replies: Sequence[Any]) -> Confirmed:
@@ -95,6 +99,10 @@ def _confirmed(wanted: Confirm, replies: Sequence[Any]) -> Confirmed:
 
 def chunks(elements: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     """Split into what one script call may take; one element over the limit goes alone."""
+    if len(elements) <= defaults.SCRIPT_ELEMENTS and sum(map(len, elements)) <= defaults.SCRIPT_BYTES:
+        if elements:
+            yield elements
+        return
     start, size = 0, 0
     for end, element in enumerate(elements):
         if end > start and (

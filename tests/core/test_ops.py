@@ -63,8 +63,8 @@ def test_only_repeatable_commands_are_idempotent() -> None:
 @pytest.mark.parametrize(
     ("command", "reply", "parsed"),
     [
-        (ops.put(K, b"p", 1, [b"e"]), [1, 5], True),
-        (ops.put(K, b"p", 1, [b"e"]), [0, 5], False),
+        (ops.put(K, b"p", 1, [b"e"]), 1, True),
+        (ops.put(K, b"p", 1, [b"e"]), 0, False),
         (ops.leave(K, "c", bell_ended=True), 1, True),
         (ops.leave(K, "c", bell_ended=False), 0, False),
         (ops.renew(K, "c", 15), 0, False),

@@ -9,7 +9,7 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local page, gone = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2]), 0
 for i = 1, #page[2], 2 do
   local at = tonumber(string.match(page[2][i + 1], ':(%d+)$') or '0')
-  if now - at > tonumber(ARGV[3]) then
+  if now - at > tonumber(ARGV[3]) + 1000 then -- a record tells the second, not the ms
     redis.call('HDEL', KEYS[1], page[2][i])
     gone = gone + 1
   end
