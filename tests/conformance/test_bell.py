@@ -1,4 +1,4 @@
-"""The thread that waits in BLMOVE for a worker, at the moment when the worker goes."""
+"""The bell: what wakes an idle consumer, and the thread that waits for it in BLMOVE when its worker goes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,22 @@ from reliq.sync.bell import Bell
 from reliq.sync.connection import Link
 from reliq.sync.engine import Engine
 from reliq.sync.queue import Queue
+from tests.conformance.shell import Shell
+from tests.core.model import BELL
 from tests.servers import RedisServer
+
+
+async def test_a_bell_is_no_message(sh: Shell, redis: redis_py.Redis) -> None:
+    """What wakes an idle consumer is not counted, also when a message that went back stands before it."""
+    q = sh.queue()
+    await sh(q.put(1))
+    async with sh.open(q.consumer()) as c:
+        (lease,) = await sh(c.claim())
+        await sh(q.put(2, delay=60))  # sooner than what is due, and nothing is ready
+        assert tuple(await sh(q.size())) == (0, 1, 1, 0)
+        await sh(lease.release())
+        assert redis.lpos(q.options.keys.ready, BELL) == 0
+        assert tuple(await sh(q.size())) == (1, 0, 1, 0)
 
 
 def test_stop_before_the_bell_has_connected(
