@@ -41,7 +41,7 @@ _WIDTH: Final = 99
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    about = "about how long in all (%(default)g); a slow machine or way to Redis takes longer"
+    about = "about how long in all (%(default)g); on a slow machine or way to Redis it takes longer"
     parser.add_argument("--seconds", type=float, default=SECONDS, metavar="N", help=about)
     parser.add_argument(
         "--only", action="append", default=[], metavar="CHECK", help=f"can be repeated; one of {', '.join(CHECKS)}"

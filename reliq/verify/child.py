@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from reliq.errors import ReliqError
+from reliq.verify.finding import Skipped
 from reliq.verify.puppet import SETTINGS
 
 #: Seconds to start a Python and connect, on a machine that has other work too.
@@ -31,17 +32,22 @@ class Child:
         self._log = log
         paths = [os.path.abspath(path) for path in sys.path]  # the modules from where ours come from
         code = f"import sys; sys.path[:] = {paths!r}; from reliq.verify.puppet import main; main()"
-        with log.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                env={**os.environ, "RELIQ_URL": url, SETTINGS: json.dumps(settings)},
-                cwd=log.parent,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                start_new_session=True,
-            )
+        try:
+            with log.open("wb") as errors:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    env={**os.environ, "RELIQ_URL": url, SETTINGS: json.dumps(settings)},
+                    cwd=log.parent,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise Skipped(
+                f"no process can be started here: {error}", "run it where there is room for one"
+            ) from error
         self.pid = self._process.pid
         self._answers: SimpleQueue[str] = SimpleQueue()
         self._listener = threading.Thread(target=self._listen, name="reliq-verify-child", daemon=True)

@@ -192,8 +192,8 @@ def poison(site: Site) -> str:
     "killed a process that held messages and had no supervisor, with a short lease, while another consumer waited",
 )
 def host_killed(site: Site) -> str:
-    q = site.queue("host-killed", lease=site.short_lease)
-    with site.puppet(q) as puppet:
+    q, short = site.queue("host-killed"), site.queue("host-killed", lease=site.short_lease)
+    with site.puppet(short) as puppet:
         put(q, 6)
         same(puppet.ask("claim", n=5, timeout=10)["numbers"], [0, 1, 2, 3, 4], "it claimed")
         with q.consumer() as c:
@@ -214,8 +214,8 @@ def host_killed(site: Site) -> str:
     "stopped a process that held messages, and one that waited for some, for longer than a short lease",
 )
 def stopped(site: Site) -> str:
-    q = site.queue("stopped", lease=site.short_lease)
-    with site.puppet(q) as holder, site.puppet(q) as waiter:
+    q, short = site.queue("stopped"), site.queue("stopped", lease=site.short_lease)
+    with site.puppet(short) as holder, site.puppet(short) as waiter:
         put(q, 3)
         same(holder.ask("claim", n=3, timeout=10)["numbers"], [0, 1, 2], "the process to be stopped claimed")
         holder.signal(signal.SIGSTOP)

@@ -113,7 +113,7 @@ class Site:
     @property
     def short_lease(self) -> float:
         """Seconds: short enough to wait for its end, long enough to be renewed over this way to Redis."""
-        return max(1.0, 12 * self.rtt)
+        return max(1.2, 12 * self.rtt)
 
     def queue(self, name: str, *, mishaps: Mishaps | None = None, **options: Any) -> Queue:
         """A queue of ours; with ``mishaps`` its connections meet them. Options are those of Queue."""
