@@ -11,7 +11,22 @@ from collections.abc import Sequence
 from typing import Final
 
 import reliq
-from reliq.cli import dead, demo, doctor, errors, explain, failure, peek, put, reap, status, text, verify, worker
+from reliq.cli import (
+    dead,
+    demo,
+    doctor,
+    errors,
+    explain,
+    failure,
+    fsck,
+    peek,
+    put,
+    reap,
+    status,
+    text,
+    verify,
+    worker,
+)
 from reliq.cli.failure import FINE, USAGE
 from reliq.cli.verb import Verb, Verbs
 from reliq.errors import ConfigError, ReliqError
@@ -27,6 +42,7 @@ VERBS: Final[dict[str, Verb | Verbs]] = {
         peek.VERB,
         reap.VERB,
         dead.VERB,
+        fsck.VERB,
         doctor.VERB,
         verify.VERB,
         errors.VERB,

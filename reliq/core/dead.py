@@ -93,13 +93,13 @@ def _text(value: Any) -> str:
 
 def identity(element: bytes) -> bytes:
     """16 bytes that are the same for every copy of a message, whatever its counters and its last error are, and
-    different for two messages, also if both were given the same id."""
+    different for two messages, also if both were given the same id. One that cannot be read is a copy of none."""
     try:
         e = env.unpack(element)
         meta = msgpack.packb({name: value for name, value in e.meta.items() if name != "e"})
         same: bytes = e.id + meta + e.body
     except (DecodeError, TypeError, ValueError, OverflowError):
-        same = element[env.CHECKED_FROM :] if env.is_envelope(element) else element
+        same = element[:9] + element[env.CHECKED_FROM :] if env.is_envelope(element) else element
     return sha1(same, usedforsecurity=False).digest()[:16]
 
 

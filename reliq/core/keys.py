@@ -40,6 +40,11 @@ def own_tag(key: str) -> str | None:
     return key[start + 1 : end] if start >= 0 and end > start + 1 else None
 
 
+def _literal(text: str) -> str:
+    """A SCAN pattern for this very text."""
+    return "".join("\\" + c if c in "*?[]\\^" else c for c in text)
+
+
 @dataclass(frozen=True)
 class Keys:
     """All key names of one queue. ``key`` is the ready list, if it is an existing one that was adopted."""
@@ -113,6 +118,25 @@ class Keys:
         """Stands for an hour after a put with an explicit id, so that a repeat adds no second copy."""
         return self._of("seen:" + id.hex())
 
+    def aside(self, key: str, who: str) -> str:
+        """The new name of a key of the queue that holds something else; nobody reads it."""
+        return self._of(f"aside:{self.part_of(key)}:{who}")
+
+    def part_of(self, key: str) -> str | None:
+        """What stands behind the queue's name in this key, or None if it is none of the queue's."""
+        start = self._of("")
+        return key[len(start) :] if key.startswith(start) else None
+
+    @cached_property
+    def tagged(self) -> str:
+        """What all keys begin with under this prefix that are in the queue's slot."""
+        return f"{self.prefix}:{{{self.tag}}}:"
+
+    @cached_property
+    def tagged_pattern(self) -> str:
+        """A SCAN pattern for them."""
+        return _literal(self.tagged) + "*"
+
     @cached_property
     def queues(self) -> str:
         """The index of all queues under this prefix; the only key outside of the queue's slot."""
@@ -121,7 +145,7 @@ class Keys:
     @cached_property
     def lists_pattern(self) -> str:
         """A SCAN pattern for all inboxes and processing lists of this queue."""
-        return "".join("\\" + c if c in "*?[]\\^" else c for c in self._of("")) + "[di][on][ib]*:*"
+        return _literal(self._of("")) + "[di][on][ib]*:*"
 
     def consumer_of(self, key: str) -> str | None:
         """The consumer whose inbox or processing list this key is, or None."""

@@ -18,7 +18,7 @@ CORE = Path(reliq.core.__file__).parent
 ROOT = Path(__file__).resolve().parents[2]
 WIRE = (CORE / "wire.md").read_text("utf-8")
 REPLIES = (CORE / "lua" / "replies.md").read_text("utf-8")
-SCRIPTS = sorted(path.stem for path in (CORE / "lua").glob("*.lua") if path.stem != "envelope")
+SCRIPTS = sorted(path.stem for path in (CORE / "lua").glob("*.lua") if path.stem not in ("envelope", "places"))
 
 
 def section(text: str, title: str) -> str:
