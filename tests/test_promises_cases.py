@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ def proxy(server: Any) -> Any:
     with FaultProxy("127.0.0.1", port) as running:
         running.scripts.update({s.name: s.sha for s in vars(scripts).values() if isinstance(s, scripts.Script)})
         yield running
+
+
+@asynccontextmanager
+async def working(sh: Shell, handler: Any, **options: Any) -> AsyncIterator[None]:
+    """A worker beside the test, stopped whatever comes of it."""
+    worker = sh.Worker(handler, signals=False, **options)
+    task = sh.start(worker.run)
+    try:
+        yield
+    finally:
+        worker.stop()
+        await task
 
 
 # -- 1: leases by a clock that counts through suspend -------------------------------------------------------
@@ -120,12 +133,9 @@ async def test_a_worker_settles_while_its_bell_blocks(sh: Shell, redis: redis_py
         done.append(time.monotonic())
 
     await sh(q.put(1))
-    worker = sh.Worker(q.ack(handle), concurrency=2, signals=False)
-    task = sh.start(worker.run)
-    assert await until(lambda: done)
-    assert await until(lambda: not redis.keys(f"{sh.prefix}:*doing:*"), seconds=1.0)
-    worker.stop()
-    await task
+    async with working(sh, q.ack(handle), concurrency=2):
+        assert await until(lambda: done)
+        assert await until(lambda: not redis.keys(f"{sh.prefix}:*doing:*"), seconds=1.0)
 
 
 # -- 8: registrations come back by themselves ---------------------------------------------------------------
@@ -163,11 +173,8 @@ async def test_a_worker_finds_lists_that_nobody_registered(sh: Shell, redis: red
     mid = await sh(q.put("stray"))
     redis.lmove(keys.ready, keys.doing("nobody"), "RIGHT", "RIGHT")
     seen: list[str] = []
-    worker = sh.Worker(q.ack(lambda body, lease: seen.append(lease.id)), signals=False)
-    task = sh.start(worker.run)
-    assert await until(lambda: seen == [mid], seconds=12.0)
-    worker.stop()
-    await task
+    async with working(sh, q.ack(lambda body, lease: seen.append(lease.id))):
+        assert await until(lambda: seen == [mid], seconds=12.0)
 
 
 async def test_what_its_ghost_takes_after_a_goodbye_that_nobody_heard_comes_back(
@@ -253,7 +260,6 @@ def jumping(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         yield running, later
 
 
-@pytest.mark.xfail(strict=True, reason="no rule yet: flows.Patience does not look at the server's time of day")
 def test_a_jump_of_the_servers_clock_ends_nobodys_lease(jumping: Any, prefix: str) -> None:
     """NTP puts Redis an hour ahead: all leases look over, and the living get one more to renew."""
     server, later = jumping
