@@ -195,7 +195,7 @@ SEEN = looks.NOTHING_SEEN._replace(registered=1, looked=1)
 NOTHING: dict[str, list[Any]] = {
     "ZRANGE": [[("a", 1)]],
     "sight": [SEEN],
-    "recall": [looks.Page("", 0, [])],
+    "recall": [looks.Page((0, 0), (0, 0), 0, [])],
     "probe": [looks.Probe(0, None, 0)],
     "sift": [looks.Part(1, 0, 0, 1, None, None, None)],
     "sift_set": [looks.Members(0, 0, 0, 1, None)],
@@ -220,15 +220,36 @@ def test_nowhere_is_certain_only_if_the_ledger_is_silent() -> None:
     quiet = Search(Keys("q"), ID)
     assert run(quiet.thorough_g(), NOTHING)[0] is None
     assert quiet.certain
-    told = looks.Page("1-0", 1, [Event(1, "release", "w", "")])
+    told = looks.Page((1, 0), (1, 0), 1, [Event(1, "release", "w", "")])
     restless = Search(Keys("q"), ID)
     got, asked = run(restless.thorough_g(), NOTHING | {"recall": [told]})
     assert got is None
     assert not restless.certain
     assert sum(command.name == "strays" for command in asked) == 20
     once = Search(Keys("q"), ID)
-    run(once.thorough_g(), NOTHING | {"recall": [told, looks.Page("", 0, [])]})
+    run(once.thorough_g(), NOTHING | {"recall": [told, NOTHING["recall"][0]]})
     assert once.certain
+
+
+def test_a_ledger_that_lets_go_of_entries_makes_nothing_certain() -> None:
+    """What was written and trimmed between two reads may have been about the message: the search starts again."""
+    page = looks.Page((5, 0), (9, 0), 4, [])
+    search = Search(Keys("q"), ID, events=[], _last=(9, 0))
+    run(search.thorough_g(), NOTHING | {"recall": [page, page]})
+    assert search.certain, "the oldest is older than what was read last"
+    search = Search(Keys("q"), ID, _last=(9, 0))
+    _, asked = run(search.thorough_g(), NOTHING | {"recall": [looks.Page((10, 0), (12, 0), 3, []), page]})
+    assert search.certain
+    assert sum(command.name == "strays" for command in asked) == 2
+
+
+def test_a_long_search_reads_the_ledger_on_its_way() -> None:
+    """So that it is read before it lets go what is new."""
+    parts = [looks.Part(1, 200_000, 1_000, 50, 1, 1, None)] * 199 + [looks.Part(1, 200_000, 1_000, 50, 1, 1, None)]
+    search = Search(Keys("q"), ID)
+    _, asked = run(search.thorough_g(), NOTHING | {"sift": [*parts]})
+    assert sum(command.name == "recall" for command in asked) == 1 + 203 // 50
+    assert search.certain
 
 
 def test_the_order_of_a_search_is_the_one_that_makes_it_certain() -> None:

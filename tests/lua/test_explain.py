@@ -15,7 +15,7 @@ from reliq.core import sample
 from reliq.core.command import Command
 from reliq.core.explain import looks
 from tests.lua.lab import BELL, Lab, element
-from tests.lua.test_every_script import busy, error_of
+from tests.lua.test_every_script import error_of
 from tests.servers import ExternalServer, RedisServer
 
 E = [element(n) for n in range(12)]
@@ -28,10 +28,28 @@ READING: dict[str, Callable[[Lab], Command]] = {
     "sift": lambda lab: looks.sift(lab.keys, IDS[4], 0, largest=0, left=True),
     "sift_set, cursor": lambda lab: looks.sift_set(lab.keys, IDS[6], "later", 0),
     "sift_set, score": lambda lab: looks.sift_set(lab.keys, IDS[6], "later", 0, scores=(0, 5)),
-    "recall": lambda lab: looks.recall(lab.keys, IDS[6], "-"),
+    "recall": lambda lab: looks.recall(lab.keys, IDS[6], (0, 0)),
     "strays": lambda lab: looks.strays(lab.keys, 0),
 }
 COMMANDS = READING | {"sample": lambda lab: sample.sample(lab.keys)}
+
+
+def busy(lab: Lab) -> None:
+    """E[0] to E[3] and E[7] are in processing lists, E[4] and E[5] in inboxes, E[6] in later; in ready are a raw
+    body, a suspect, and another raw one."""
+    k = lab.keys
+    lab.push(*E[:4])
+    lab.trip("a", 1, want=4)
+    lab.trip("old", 1)
+    lab.trip("idle", 1)
+    lab.expire("old", ago=10)
+    lab.client.rpush(k.doing("old"), E[7])
+    lab.push(E[4])
+    lab.bell("a")
+    lab.push(E[5])
+    lab.bell("stray")
+    lab.client.zadd(k.later, {E[6]: 1, element(20): lab.now() + 60_000})
+    lab.push(b"raw", element(21, lost=1), b"more")
 
 
 @pytest.mark.parametrize("name", READING)
@@ -268,14 +286,15 @@ def test_recall_goes_on_where_it_was(lab: Lab) -> None:
     for n in range(2_100):
         note(n, 0 if n % 700 == 5 else 1)
     lab.client.xadd(lab.keys.events, {"other": "program"}, id="9000-0")
-    after, events = "-", []
+    after, events = (0, 0), []
     for _ in range(3):
         page = lab.run(looks.recall(lab.keys, IDS[0], after))
-        after, events = page.last or after, events + page.events
+        after, events = page.last, events + page.events
+        assert page.oldest == (1_000, 0)
     assert [event.ms for event in events] == [1_005, 1_705, 2_405]
     assert events[0] == looks.Event(1_005, "retry", "c5", "5")
-    assert (page.looked, after) == (101, "9000-0")
-    assert lab.run(looks.recall(lab.keys, IDS[0], after)) == ("", 0, [])
+    assert (page.looked, after) == (101, (9_000, 0))
+    assert lab.run(looks.recall(lab.keys, IDS[0], after)) == ((1_000, 0), (0, 0), 0, [])
     note(9_000, 0)
     assert [event.ms for event in lab.run(looks.recall(lab.keys, IDS[0], after)).events] == [10_000]
 

@@ -246,23 +246,29 @@ class Event(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A page of the ledger: its last entry (empty: there was none), how many were read, those about the
-    message."""
+    """A page of the ledger: its oldest entry, the last one of this page, how many were read, and those about the
+    message. An entry is (server ms, number); (0, 0) if there is none."""
 
-    last: str
+    oldest: tuple[int, int]
+    last: tuple[int, int]
     looked: int
     events: list[Event]
 
 
-def recall(keys: Keys, id: bytes, after: str) -> Command:
-    """What the ledger tells of a message, behind an entry ("-": from the first on). Parses to Page."""
+def recall(keys: Keys, id: bytes, after: tuple[int, int]) -> Command:
+    """What the ledger tells of a message, behind an entry ((0, 0): from the first on). Parses to Page."""
+
+    def entry(text: bytes) -> tuple[int, int]:
+        ms, _, number = (text or b"0-0").decode().partition("-")
+        return int(ms), int(number)
 
     def parse(reply: Any) -> Page:
-        last, looked, *entries = reply
-        texts = [[each.decode("utf-8", "replace") for each in entry] for entry in entries]
-        return Page(last.decode(), looked, [Event(int(at.split("-")[0]), *rest) for at, *rest in texts])
+        oldest, last, looked, *entries = reply
+        told = ([each.decode("utf-8", "replace") for each in texts] for _, *texts in entries)
+        events = [Event(entry(at)[0], *texts) for (at, *_), texts in zip(entries, told, strict=True)]
+        return Page(entry(oldest), entry(last), looked, events)
 
-    args = (id.hex(), after, defaults.SCRIPT_ELEMENTS)
+    args = (id.hex(), "{}-{}".format(*after), defaults.SCRIPT_ELEMENTS)
     return Command(_RECALL, (keys.events,), args, parse, idempotent=True, queue=keys.queue)
 
 

@@ -2,12 +2,13 @@
 
 What makes a search certain that found nothing:
 
-1. Small queues are looked at whole, at one moment. 2. Otherwise the places are read in the order in which messages
-   move without a trace in the ledger: lists that nobody registered, later, ready, hands. Each is read so that
-   nothing is passed over that stays there. A message that was not yet in one of them when it was read is met in
-   one that is read after.
+1. Small queues are looked at whole, at one moment.
+2. Otherwise the places are read in the order in which messages move without a trace in the ledger: lists that
+   nobody registered, later, ready, hands. Each is read so that nothing is passed over that stays there. A message
+   that was not yet in one of them when it was read is met in one that is read after.
 3. Every other way (retry, release, reap, bury, revive) writes the id into the ledger. If the ledger tells
-   something new of the message at the end, the search starts again, first where the message has gone.
+   something new of the message at the end, or has let go entries that were not read, the search starts again,
+   first where the message has gone.
 4. What an inbox holds may go back to the head of ready without a trace: the same look sees inboxes and head.
 """
 
@@ -28,6 +29,8 @@ from reliq.core.keys import Keys
 
 #: Consumers that one look names at most.
 _NAMES: Final = 100
+#: After so many parts of a long search the ledger is read: it keeps 10,000 entries, whoever writes how many.
+_LEDGER_EVERY: Final = 50
 #: How often a message that moved on is looked for again.
 _AGAIN: Final = 20
 #: A retry and a death write the ledger and their score by the same clock, within one script.
@@ -61,7 +64,9 @@ class Search:
     leases: dict[str, int] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     certain: bool = False
-    _last: str = "-"
+    _last: tuple[int, int] = (0, 0)
+    _missed: bool = False
+    _parts: int = 0
 
     # -- the quick way ------------------------------------------------------------------------------------
 
@@ -119,7 +124,7 @@ class Search:
 
     def _everywhere_g(self) -> Flow[Found | None]:
         """Once through all places, in the order that makes it certain."""
-        known = len(self.events)
+        known, self._missed = len(self.events), False
         ways = [self._strays_g()]
         if self.sight.whole:
             ways += [self._hands_g()]
@@ -131,7 +136,7 @@ class Search:
             if found is not None:
                 return found
         yield from self._recall_g()
-        self.certain = self.sight.whole or (not small and len(self.events) == known)
+        self.certain = self.sight.whole or not (small or self._missed or len(self.events) > known)
         return None
 
     def _strays_g(self) -> Flow[Found | None]:
@@ -147,7 +152,7 @@ class Search:
                     place = "inbox" if key == self.keys.inbox(name) else "doing"
                     return Found(place, found.size, found.head, consumer=name)
             looked += defaults.SCRIPT_ELEMENTS
-            self._tell("keys", looked, 0)
+            yield from self._part_g("keys", looked, 0)
             if cursor == 0:
                 return None
 
@@ -157,7 +162,7 @@ class Search:
         while True:
             part = yield looks.sift_set(self.keys, self.id, place, cursor, largest=largest)
             cursor, looked, largest = part.cursor, looked + part.looked, max(part.largest, largest // 2)
-            self._tell(place, looked, part.length)
+            yield from self._part_g(place, looked, part.length)
             if part.found is not None or cursor == 0:
                 found: Found | None = part.found
                 return found
@@ -171,7 +176,7 @@ class Search:
         while True:
             part = yield looks.sift(self.keys, self.id, looked, largest=largest, left=True, key=key)
             looked, largest = looked + part.looked, max(part.largest, largest // 2)
-            self._tell(place, looked, part.length)
+            yield from self._part_g(place, looked, part.length)
             if part.found is not None or looked >= part.length:
                 found: Found | None = part.found
                 return found
@@ -210,14 +215,19 @@ class Search:
                 return found
 
     def _recall_g(self) -> Flow[None]:
-        """What the ledger has told since the last time."""
+        """What the ledger has told since the last time. Entries may have been let go before they were read."""
         while True:
             page = yield looks.recall(self.keys, self.id, self._last)
+            self._missed |= page.oldest > self._last > (0, 0)
             self.events += page.events
-            self._last = page.last or self._last
+            self._last = max(self._last, page.last)
             if page.looked < defaults.SCRIPT_ELEMENTS:
                 return
 
-    def _tell(self, place: str, looked: int, of: int) -> None:
+    def _part_g(self, place: str, looked: int, of: int) -> Flow[None]:
+        """A part of a long search was read: tell, and look into the ledger before it lets go what is new."""
+        self._parts += 1
         if self.report is not None:
             self.report(Progress(self.keys.queue, place, looked, of))
+        if self._parts % _LEDGER_EVERY == 0:
+            yield from self._recall_g()

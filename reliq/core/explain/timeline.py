@@ -21,6 +21,7 @@ _TOLD: Final[dict[str, Callable[[str], str]]] = {
         if how == "lost"
         else "its consumer died, no handler had it; ready again"
     ),
+    "rollback": lambda what: f"the server has forgotten things: {what}",
     "late": lambda verb: f"a late {verb} was refused: the lease was over",
     "revive": lambda cause: f"put back by a person, after {cause}" if cause else "put back by a person",
     "discard": lambda cause: f"removed by a person, after {cause}" if cause else "removed by a person",
