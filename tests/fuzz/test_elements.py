@@ -103,7 +103,7 @@ def _body(note: dict[str, Any], element: bytes) -> bytes:
 
 
 @settings(max_examples=150, derandomize=True, deadline=None)
-@given(st.binary(max_size=200), st.sampled_from(peek.STATES), st.booleans(), st.booleans())
+@given(st.binary(max_size=200) | st.sampled_from(_ODD), st.sampled_from(peek.STATES), st.booleans(), st.booleans())
 def test_peek_shows_anything(member: bytes, state: str, is_sealed: bool, full: bool) -> None:
     """Whatever stands there: one that looks at it gets a line and a JSON document, no traceback."""
     queue = reliq.Queue("q", "redis://127.0.0.1:1/0")
