@@ -132,7 +132,9 @@ class Claiming:
     def _takes_duty(self) -> int:
         """What the server has asked this consumer to reap, see Reaper.on_duty; it stands until it is done. Not
         yet after we were cut off: then others may not have been able to renew either, for one lease."""
-        return self._duty if clock() > self._hold_until else 0
+        now = clock()
+        silent = now - self._noted_at > self.state.lease / defaults.CUT_OFF_SHARE
+        return self._duty if now > self._hold_until and not silent else 0
 
     def _reaped(self, report: ReapReport) -> None:
         self._duty = 0

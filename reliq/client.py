@@ -197,7 +197,12 @@ def place(address: Address, node: Node) -> str:
 
 def opening(address: Address) -> list[tuple[str, ...]]:
     """What a new connection asks; ``read_server`` takes the replies."""
-    return [("INFO", "server"), ("CLIENT", "ID"), *([("ROLE",)] if address.master else [])]
+    return [
+        ("INFO", "server"),
+        ("INFO", "replication"),
+        ("CLIENT", "ID"),
+        *([("ROLE",)] if address.master else []),
+    ]
 
 
 def insistence(timeout: float) -> dict[str, Any]:
@@ -253,8 +258,9 @@ def _is_transport(error: Exception) -> bool:
 
 def read_server(replies: list[Any], where: str) -> Server:
     """Read the replies to ``opening``; raises UnsupportedServer below 6.2. What an ACL forbids is None."""
-    info, client_id, *role = replies
-    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else info or ""
+    *infos, client_id = replies[:3]
+    role = replies[3:]
+    text = "\n".join(i.decode("utf-8", "replace") if isinstance(i, bytes) else i or "" for i in infos)
     fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     version = fields.get("redis_version", "")
     if version and _numbers(version) < MIN_VERSION:
@@ -265,7 +271,7 @@ def read_server(replies: list[Any], where: str) -> Server:
     said = role[0][0] if role and role[0] else b""
     return Server(
         version, fields.get("run_id", ""), client_id or 0, fields.get("redis_mode") == "cluster",
-        said.decode() if isinstance(said, bytes) else str(said),
+        said.decode() if isinstance(said, bytes) else str(said), fields.get("master_replid", ""),
     )  # fmt: skip
 
 

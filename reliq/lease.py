@@ -14,6 +14,7 @@ from reliq.core.retry import Retry
 from reliq.core.verdict import describe, judge, judge_anyway
 from reliq.errors import LeaseLost
 from reliq.logging import log
+from reliq.model import clock
 
 
 def settle_for(
@@ -101,8 +102,9 @@ class Leased:
 
     @property
     def lost(self) -> bool:
-        """True once the lease is known to be gone: another consumer has the message, stop working on it."""
-        return self._message.lost
+        """True once the lease is gone, or may be because Redis has not confirmed it for so long: another consumer
+        has the message, or may get it at any moment. Stop working on it."""
+        return self._message.lost or not self._state.lease_is_certain(clock())
 
     @property
     def settled(self) -> bool:

@@ -256,6 +256,11 @@ class Link:
 
     async def _write(self, lines: Sequence[Sequence[Any]], command: Command) -> None:
         connection = self._connection
+        if connection._writer is None or connection._writer.is_closing():
+            # The other end is gone. To write on would raise almost anything (an AttributeError on Python 3.12.1).
+            self._topology.doubt(self.node)
+            await self._drop()
+            raise client.failure(_CLOSED, _what(command), self._where, sent=False)
         packed, self.unread = connection.pack_commands(lines), True
         async with self._answering(command):
             # A stream that fails in drain() may have sent all: the outcome is unknown.

@@ -93,7 +93,7 @@ class Engine(Tripping):
         return await link.run(make(sent_at)), sent_at
 
     async def _connected(self, link: Link) -> None:
-        self.state.reconnected(link.server.run_id)
+        self.state.reconnected(link.server.identity)
         registration = self.queue.options.registration()
         if link.server.cluster:  # in another slot, whose node may be down while ours is not
             with suppress(ReliqError):

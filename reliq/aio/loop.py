@@ -78,7 +78,7 @@ class Loop(Working[Station]):
             if handler.is_async not in self._executors:
                 self._executors[handler.is_async] = self._executor(handler.is_async)
             self.stations.append(Station(index, handler, queue, self.who, self.wake))
-        self._sweeper = Sweeper([queue for _, queue in self._handlers])
+        self._sweeper = Sweeper(self.stations)
         self._watching = asyncio.create_task(self._watch_event_loop())
         names = ", ".join(handler.name for handler, _ in self._handlers)
         log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)

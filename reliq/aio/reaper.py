@@ -49,7 +49,7 @@ class Reaper:
             flow = flows.reap_expired_g(
                 options.keys,
                 lease=options.lease,
-                server=(await queue.links.server()).run_id,
+                server=(await queue.links.server()).identity,
                 max_losses=options.max_losses,
                 patience=patience,
                 recent=recent,
@@ -70,7 +70,7 @@ class Reaper:
             self._scans.get(queue.name, 0),
             steps,
             lease=options.lease,
-            server=(await queue.links.server()).run_id,
+            server=(await queue.links.server()).identity,
             max_losses=options.max_losses,
         )
         report, self._scans[queue.name] = await queue.links.flow(flow)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from reliq import defaults
 from reliq.aio.queue import Queue
 from reliq.aio.reaper import Reaper
+from reliq.aio.station import Station
 from reliq.errors import ReliqError
 from reliq.logging import log
 from reliq.model import clock
@@ -19,9 +21,10 @@ class Sweeper:
     for it only half a minute later.
     """
 
-    def __init__(self, queues: list[Queue]) -> None:
+    def __init__(self, stations: list[Station]) -> None:
+        self._stations = {station.queue: station for station in stations}
         self._orders: asyncio.Queue[tuple[Queue, int] | None] = asyncio.Queue()
-        self._reaper = Reaper(*queues, scan_steps=0)
+        self._reaper = Reaper(*self._stations, scan_steps=0)
         self._hold_until = 0.0
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -33,12 +36,17 @@ class Sweeper:
         """Do not reap by lease for so long: we were cut off, so others were too."""
         self._hold_until = clock() + seconds
 
+    def _is_cut_off(self, queue: Queue) -> bool:
+        """Whether it is not for us to say that a lease is over: nobody answers us now, or did until a moment ago."""
+        silence = clock() - self._stations[queue].engine.answered_at
+        return clock() < self._hold_until or silence > queue.options.lease / defaults.CUT_OFF_SHARE
+
     async def _run(self) -> None:
         owed: dict[Queue, float] = {}  # a full pass, and when
         while (order := await self._next(owed)) is not None:
             queue, duty = order
-            if clock() < self._hold_until:
-                owed[queue] = self._hold_until
+            if self._is_cut_off(queue):
+                owed[queue] = max(self._hold_until, clock() + 1.0)
                 continue
             owed.pop(queue, None)
             try:

@@ -101,7 +101,7 @@ def _search_on(each: Pass, cursor: int) -> int:
             cursor,
             _SCAN_STEPS,
             lease=options.lease,
-            server=links.server.run_id,
+            server=links.server.identity,
             max_losses=options.max_losses,
         )
     )

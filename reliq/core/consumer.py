@@ -268,6 +268,8 @@ class ConsumerState:
         if status in ("dead", "stale"):
             return self._disowned(status, int(reply[1]))
         self._announce = self._announce and not announced
+        if int(reply[11]) < self._trip - 1:
+            self._forgotten()
         self._epoch = reply[2]
         settled = self._settled(set(reply[3]))
         lost, fresh = self._reconcile(reply[9]) if reply[4] else ([], reply[9])
@@ -444,6 +446,10 @@ class ConsumerState:
         """Whether a hand-over may start: at least a third of the lease is certainly left."""
         return now < self.fresh_until
 
+    def lease_is_certain(self, now: float) -> bool:
+        """Whether the lease cannot be over yet, whatever Redis does not tell us."""
+        return self._confirmed_at is not None and now < self._confirmed_at + self.lease
+
     def renew_in(self, now: float) -> float:
         """Seconds until a trip is due to keep the lease."""
         if self._confirmed_at is None:
@@ -455,8 +461,12 @@ class ConsumerState:
         forgotten things, so remember what we settled and do not run it again (DESIGN 9.2)."""
         self._announce = True
         if self.server and server != self.server:
-            self._ghosts = self._memory.recall()
+            self._forgotten()
         self.server = server
+
+    def _forgotten(self) -> None:
+        """The server may not know any more what we settled: what reappears is settled again, and not run."""
+        self._ghosts = self._memory.recall()
 
     def rename(self, name: str) -> None:
         """Go on under a new name after the old one was declared dead."""

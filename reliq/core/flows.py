@@ -54,13 +54,15 @@ class ReapReport:
 
 class Patience:
     """Whether a reaper may believe that a lease is over: while Redis answered nobody, nobody could renew, and
-    then nothing is reaped for one lease (DESIGN 9.10). ``clock`` gives seconds, as ``lease`` is."""
+    when its time of day jumps, all leases look over. Then nothing is reaped for one lease (DESIGN 9.10).
+    ``clock`` gives seconds, as ``lease`` is."""
 
     def __init__(self, lease: float, clock: Callable[[], float]) -> None:
         self._lease, self._clock = lease, clock
         self._asked_at = clock()
         self._failed = False
         self._hold_until = 0.0
+        self._offset: float | None = None
 
     def ask(self) -> None:
         """Redis is asked who is over its lease."""
@@ -70,10 +72,14 @@ class Patience:
         """It gave no answer."""
         self._failed = True
 
-    def holds(self) -> bool:
-        """It has answered: whether it took so long, or failed before, that its answer is to be doubted."""
+    def holds(self, server_ms: int) -> bool:
+        """It has answered, at this time of its own: whether that is to be doubted, because it took so long, failed
+        before, or its clock has jumped."""
         now = self._clock()
-        if self._failed or now - self._asked_at > self._lease / 2:
+        offset, before = server_ms / 1000 - now, self._offset
+        self._offset = offset
+        jumped = before is not None and abs(offset - before) > self._lease / 2
+        if jumped or self._failed or now - self._asked_at > self._lease / 2:
             self._failed, self._hold_until = False, now + self._lease
         return now < self._hold_until
 
@@ -92,8 +98,8 @@ def reap_expired_g(
     report = ReapReport(keys.queue)
     offset = 0
     while True:
-        _, names = yield ops.expired(keys, offset, defaults.SCRIPT_ELEMENTS, recent)
-        if patience.holds():
+        server_ms, names = yield ops.expired(keys, offset, defaults.SCRIPT_ELEMENTS, recent)
+        if patience.holds(server_ms):
             report.waiting += names
             return report
         yield from _reap_each_g(keys, names, report, lease=lease, server=server, max_losses=max_losses)

@@ -36,13 +36,20 @@ class Node(NamedTuple):
 
 
 class Server(NamedTuple):
-    """What a connection says about the server that it reached. ``role`` is asked only behind Sentinels."""
+    """What a connection says about the server that it reached. ``role`` is asked only behind Sentinels; ``replid``
+    names its history, which is another one after it followed somebody."""
 
     version: str = ""
     run_id: str = ""
     client_id: int = 0
     cluster: bool = False
     role: str = ""
+    replid: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Another one means that confirmed writes may be forgotten: another process, or another history."""
+        return f"{self.run_id}:{self.replid}" if self.run_id else ""
 
 
 class Ask(NamedTuple):

@@ -86,7 +86,7 @@ class Engine(Tripping):
         return self._trips.run(make(sent_at)), sent_at
 
     def _connected(self) -> None:
-        self.state.reconnected(self._trips.server.run_id)
+        self.state.reconnected(self._trips.server.identity)
         registration = self.queue.options.registration()
         if self._trips.server.cluster:  # in another slot, whose node may be down while ours is not
             with suppress(ReliqError):

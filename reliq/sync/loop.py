@@ -84,7 +84,7 @@ class Loop(Working[Station]):
             station.engine.on_bell = partial(self._show, station)
             self._show(station)  # before its first trip, which may claim already
             self.stations.append(station)
-        self._sweeper = Sweeper([queue for _, queue in self._handlers])
+        self._sweeper = Sweeper(self.stations)
         names = ", ".join(handler.name for handler, _ in self._handlers)
         log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)
 

@@ -51,7 +51,7 @@ class Reaper:
             flow = flows.reap_expired_g(
                 options.keys,
                 lease=options.lease,
-                server=queue.links.server.run_id,
+                server=queue.links.server.identity,
                 max_losses=options.max_losses,
                 patience=patience,
                 recent=recent,
@@ -72,7 +72,7 @@ class Reaper:
             self._scans.get(queue.name, 0),
             steps,
             lease=options.lease,
-            server=queue.links.server.run_id,
+            server=queue.links.server.identity,
             max_losses=options.max_losses,
         )
         report, self._scans[queue.name] = queue.links.flow(flow)

@@ -173,6 +173,17 @@ async def test_lost_reply_of_a_reap(sh: Shell, proxy: FaultProxy, redis: redis_p
     assert await sh.drain(direct) == [1, 2]
 
 
+async def test_a_connection_that_the_other_end_has_closed(sh: Shell, proxy: FaultProxy) -> None:
+    """It is seen before anything is written to it: nothing was executed, and a new connection does it."""
+    q = sh.queue(url=proxy.url)
+    await sh(q.put(1))
+    proxy.reset_all()
+    for _ in range(50):
+        await asyncio.sleep(0)  # an event loop reads the end of it
+    await sh(q.put(2))
+    assert sorted(await sh.drain(q)) == [1, 2]
+
+
 async def test_connections_reset_at_any_time(sh: Shell, proxy: FaultProxy) -> None:
     """Every connection is reset again and again while messages flow: all are handled, none is left."""
     q, direct = sh.queue(url=proxy.url), sh.queue()

@@ -63,37 +63,26 @@ class Model:
         epoch = raw(session.get("epoch", 0))
         last = session.get("trip", 0)
         if "dead" in session or "leaving" in session:
-            return [b"dead", self.now, epoch, [], 0, 0, -1, -1, 0, [], 0]
+            return [b"dead", self.now, epoch, [], 0, 0, -1, -1, 0, [], 0, last]
         if number < last:
-            return [b"stale", self.now, epoch, [], 0, 0, -1, -1, 0, [], 0]
+            return [b"stale", self.now, epoch, [], 0, 0, -1, -1, 0, [], 0, last]
         self.consumers[name] = self.now + lease
         if number == last:
-            return [
-                b"again",
-                self.now,
-                epoch,
-                session["late"],
-                1,
-                0,
-                -1,
-                0,
-                0,
-                list(self.doing[name]),
-                len(self.ready),
-            ]
+            held, waiting = list(self.doing[name]), len(self.ready)
+            return [b"again", self.now, epoch, session["late"], 1, 0, -1, 0, 0, held, waiting, last]
         known_epoch, in_hand, want, mode = args[2], int(args[3]), int(args[4]), args[5].decode()
         unknown = known_epoch != epoch or len(self.doing[name]) != in_hand
         acks = abs(int(args[10]))
+        self.ready += reversed(self.inbox.pop(name, []))
         late = self._settle(name, args[11 : 11 + acks], args[11 + acks :])
         self._promote(int(args[6]), int(args[7]))
-        self.ready += reversed(self.inbox.pop(name, []))
         claimed, suspects = self._claim(name, number, want, mode, int(args[7]))
         session.update(trip=number, late=late)
         session.setdefault("epoch", 0)
         live = sum(end > self.now for end in self.consumers.values())
         return [
             b"ok", self.now, epoch, late, int(unknown), int(suspects), live - 1 if suspects else -1,
-            self._due_in(name), 0, list(self.doing[name]) if unknown else claimed, len(self.ready),
+            self._due_in(name), 0, list(self.doing[name]) if unknown else claimed, len(self.ready), last,
         ]  # fmt: skip
 
     def _settle(self, name: str, acks: list[bytes], rest: list[bytes]) -> list[int]:

@@ -13,7 +13,7 @@ from reliq.core import envelope as env
 from reliq.core import ops
 from tests.lua.lab import BELL, PART, Lab, element, number_of
 
-STATUS, NOW, EPOCH, LATE, WHOLE, SUSPECTS, OTHERS, DUE, SWEEP, ELEMENTS = range(10)
+STATUS, NOW, EPOCH, LATE, WHOLE, SUSPECTS, OTHERS, DUE, SWEEP, ELEMENTS, READY, LAST = range(12)
 
 
 def numbers(elements: list[bytes]) -> list[int]:
@@ -201,6 +201,35 @@ def test_inbox_goes_through_the_head(lab: Lab) -> None:
     assert numbers(reply[ELEMENTS]) == [0]
     assert numbers(lab.ready) == [1, 2, 3, 4]
     assert lab.inbox("a") == []
+
+
+def test_what_is_released_stands_before_what_blmove_brought_since(lab: Lab) -> None:
+    """It was claimed earlier; otherwise a worker that ends gives its messages back in another order."""
+    lab.push(*(element(n) for n in range(4)))
+    [first] = lab.trip("a", 1, want=1)[ELEMENTS]
+    lab.bell("a")
+    lab.trip("a", 2, in_hand=1, settles=[("release", first, first, "")])
+    assert numbers(lab.ready) == [0, 1, 2, 3]
+
+
+def test_acks_of_the_oldest_leave_the_others(lab: Lab) -> None:
+    """All in one cut where the consumer is right about the order; looked for one by one where it is not."""
+    elements = [element(n) for n in range(6)]
+    lab.push(*elements)
+    lab.trip("a", 1, want=6)
+    for number, acked, late in ((2, [0, 1], []), (3, [3, 2], []), (4, [4, 9, 5], [1])):
+        command = lab.trip_command("a", number, in_hand=6, acks=[element(n) for n in acked])
+        args = (*command.args[:11], -len(acked), *command.args[12:])
+        assert lab.reply(command._replace(args=args))[LATE] == late
+    assert lab.doing("a") == []
+    assert lab.client.hget(lab.keys.stats, "ack") == b"6"
+
+
+def test_a_gap_in_the_numbers_is_a_rollback(lab: Lab) -> None:
+    """The consumer had the answers to the trips in between, so the server has forgotten them; it says so."""
+    for number, last in ((1, 0), (2, 1), (5, 2), (6, 5)):
+        assert lab.trip("a", number)[LAST] == last
+    assert lab.events() == [("rollback", "", "trips 3 to 4")]
 
 
 def test_bell_is_dropped(lab: Lab) -> None:

@@ -135,7 +135,6 @@ async def test_a_primary_that_becomes_a_replica_and_back(sh: Shell, pair: Any) -
     until(lambda: in_step(replica), "the replica is in step")
 
 
-@pytest.mark.xfail(strict=True, reason="no rule yet: a rollback is known by the run id alone")
 async def test_a_primary_that_comes_back_without_its_last_acks(sh: Shell, pair: Any) -> None:
     """It followed another one for a moment, and forgot: same process, another replication id. The consumer makes
     its acks again and delivers nothing twice, as after a failover to another process."""

@@ -20,7 +20,7 @@
 --   1 if elements is the whole processing list and not only what is new, 1 if suspects wait,
 --   other live consumers (counted only if suspects wait, else -1), ms until something is due (-1: nothing),
 --   a duty to sweep (1: reap recently ended leases, 2: visit all dead names and look for strays), elements,
---   messages that are still ready}
+--   messages that are still ready, number of the trip before as it is known here}
 -- Cost  O(settled + promoted + claimed + in hand), each bounded by ~1,000 elements or 256 kB
 local READY, INBOX, DOING, CONSUMERS, SESSION, LATER, DEAD, EVENTS, STATS = unpack(KEYS)
 local name, trip, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -31,10 +31,10 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local session = redis.call('HMGET', SESSION, 'trip', 'late', 'epoch', 'dead', 'leaving')
 local last, epoch = tonumber(session[1] or '0'), session[3] or '0'
 if session[4] or session[5] then -- declared dead, or it has said goodbye
-  return {'dead', now, epoch, {}, 0, 0, -1, -1, 0, {}, 0}
+  return {'dead', now, epoch, {}, 0, 0, -1, -1, 0, {}, 0, last}
 end
 if trip < last then
-  return {'stale', now, epoch, {}, 0, 0, -1, -1, 0, {}, 0}
+  return {'stale', now, epoch, {}, 0, 0, -1, -1, 0, {}, 0, last}
 end
 
 -- Reads that fail on a wrong type, before the first write.
@@ -54,7 +54,7 @@ if trip == last then
   for index in string.gmatch(session[2] or '', '%d+') do
     late[#late + 1] = tonumber(index)
   end
-  return {'again', now, epoch, late, 1, 0, -1, 0, 0, redis.call('LRANGE', DOING, 0, -1), redis.call('LLEN', READY)}
+  return {'again', now, epoch, late, 1, 0, -1, 0, 0, redis.call('LRANGE', DOING, 0, -1), redis.call('LLEN', READY), last}
 end
 
 local function note(event, id, extra)
@@ -66,7 +66,24 @@ local function id_of(element)
 end
 
 if ARGV[10] ~= '' and ARGV[10] ~= server[1] then
+  if server[1] then
+    note('rollback', '', 'possible: another process, or another history, than before')
+  end
   redis.call('HSET', STATS, 'server', ARGV[10], 'server_since', now)
+end
+
+if last < trip - 1 then -- it had the answers to those in between: they are forgotten
+  note('rollback', '', 'trips ' .. last + 1 .. ' to ' .. trip - 1)
+end
+
+-- What BLMOVE brought goes back to the head, so that there is one way to claim and not two. Before what is released:
+-- that was claimed earlier, and belongs in front of it.
+local inbox = redis.call('LRANGE', INBOX, 0, -1)
+for i = #inbox, 1, -1 do
+  redis.call('RPUSH', READY, inbox[i])
+end
+if #inbox > 0 then
+  redis.call('DEL', INBOX)
 end
 
 -- Settle.
@@ -139,15 +156,6 @@ if head[2] and tonumber(head[2]) <= now or counts.retry > 0 then
     step = 16
   end
   head = redis.call('ZRANGE', LATER, 0, 0, 'WITHSCORES')
-end
-
--- What BLMOVE brought goes back to the head first, so that there is one way to claim and not two.
-local inbox = redis.call('LRANGE', INBOX, 0, -1)
-for i = #inbox, 1, -1 do
-  redis.call('RPUSH', READY, inbox[i])
-end
-if #inbox > 0 then
-  redis.call('DEL', INBOX)
 end
 
 -- Claim from the right end, the oldest first.
@@ -225,5 +233,5 @@ local others = suspects == 1 and redis.call('ZCOUNT', CONSUMERS, '(' .. now, '+i
 return {
   'ok', now, epoch, late, unknown and 1 or 0, suspects, others,
   soonest and math.max(soonest - now, 0) or -1, sweep,
-  unknown and redis.call('LRANGE', DOING, 0, -1) or claimed, redis.call('LLEN', READY),
+  unknown and redis.call('LRANGE', DOING, 0, -1) or claimed, redis.call('LLEN', READY), last,
 }
