@@ -164,31 +164,31 @@ class Reason(str, Enum):
         "DEAD_ATTEMPTS", Kind.DEAD,
         "its handler failed as often as the policy allows",
         "an exception in the handler at every attempt; the last one is kept with its traceback",
-        "correct what the traceback shows, then put it back",
+        "correct what the traceback shows, then: reliq dead revive ID",
     )  # fmt: skip
     DEAD_POISON = (
         "DEAD_POISON", Kind.DEAD,
         "its workers died while they had it in hand, as often as max_losses allows",
         "it makes the process crash, run out of memory, or hang past its timeout",
-        "handle it alone under a debugger; put it back when the handler survives it",
+        "handle its body under a debugger (reliq dead show ID); when the handler survives it: reliq dead revive ID",
     )  # fmt: skip
     DEAD_BURIED = (
         "DEAD_BURIED", Kind.DEAD,
         "its handler said that it cannot be done",
         "raise Bury(...) or lease.bury(...) in the handler",
-        "see its reason; put it back if that no longer holds",
+        "see its reason; if that no longer holds: reliq dead revive ID",
     )  # fmt: skip
     DEAD_UNDECODABLE = (
         "DEAD_UNDECODABLE", Kind.DEAD,
         "its body cannot be read",
         "the producer wrote another format than the queue's codec, or the bytes were damaged",
-        "give the queue the producer's codec=, or correct the producer; then put it back",
+        "give the queue the producer's codec=, then: reliq dead revive ID; or correct the producer",
     )  # fmt: skip
     DEAD_UNSUPPORTED_VERSION = (
         "DEAD_UNSUPPORTED_VERSION", Kind.DEAD,
         "it is in a format that this release does not know",
         "a newer release put it; consumers have to be upgraded before producers",
-        "upgrade the workers, then put it back",
+        "upgrade the workers, then: reliq dead revive ID",
     )  # fmt: skip
     DEAD_BAD_LENGTH = (
         "DEAD_BAD_LENGTH", Kind.DEAD,
@@ -206,7 +206,7 @@ class Reason(str, Enum):
         "DEAD_BAD_NOTE", Kind.DEAD,
         "it is among the dead letters, and the note about it cannot be read",
         "another program wrote into the list of dead letters",
-        "see what it is: reliq peek --state dead --full",
+        "see what it is: reliq dead ls",
     )  # fmt: skip
     DEAD_TOO_LARGE = (
         "DEAD_TOO_LARGE", Kind.DEAD,
@@ -227,7 +227,7 @@ class Reason(str, Enum):
         "DEAD_LETTERS", Kind.QUEUE,
         "there are messages that were given up",
         "handlers failed too often, workers died, or bodies could not be read",
-        "see why: reliq peek --state dead",
+        "see why: reliq dead ls",
     )  # fmt: skip
     HELD_BY_DEAD = (
         "HELD_BY_DEAD", Kind.QUEUE,
