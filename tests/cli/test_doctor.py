@@ -211,3 +211,9 @@ def test_every_check_has_a_reason_of_its_own() -> None:
     codes = [check.code for check in doctor.CHECKS]
     assert len(set(codes)) == len(codes)
     assert len({check.looks_at for check in doctor.CHECKS}) == len(codes)
+
+
+def test_every_code_is_explained(no_server: Commands) -> None:
+    """What the doctor says can be looked up, without a Redis."""
+    for check in doctor.CHECKS:
+        assert no_server.plain("errors", check.code.name).out.startswith(f"{check.code}: {check.code.summary}\n")

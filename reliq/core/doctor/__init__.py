@@ -5,7 +5,7 @@
     survey.py       flows that ask a server, the index, a queue           facts.py     what is known then
     server.py  durability.py  memory.py  clocks.py  rights.py             finding.py   what a check is, and finds
     queues.py  settings.py    the checks, by what they look at            grants.py    the rights that reliq needs
-    examination.py  all of them
+    examination.py  all of them                                           ours.py      its scripts, to a server
 """
 
 from reliq.core.doctor.examination import CHECKS, examine

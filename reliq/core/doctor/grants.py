@@ -12,24 +12,17 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from reliq.core import scripts
 from reliq.core.command import Arg, Command, Flow
+from reliq.core.doctor import ours
 from reliq.core.doctor.finding import CannotSee
 from reliq.core.keys import Keys
-from reliq.core.scripts import Script
 from reliq.errors import ReliqError
 
-_CALL: Final = re.compile(r"redis\.p?call\('([A-Z]+)'")
 _NO_SHA: Final = "0" * 40
 #: The id of no client. Not 0: to CLIENT KILL of Redis 6.2 that means all of them.
 _NOBODY: Final = 2**63 - 1
 
-IN_SCRIPTS: Final = frozenset(
-    verb
-    for script in vars(scripts).values()
-    if isinstance(script, Script)
-    for verb in _CALL.findall(script.source)
-)
+IN_SCRIPTS: Final = ours.verbs()
 """What the scripts call."""
 
 SENT: Final = frozenset(
@@ -50,18 +43,11 @@ BY_SENTINEL: Final = frozenset({"ROLE"})
 FOR_DOCTOR: Final = frozenset({"CONFIG GET", "SLOWLOG GET", "ACL WHOAMI", "CLUSTER INFO", "MULTI", "DISCARD"})
 """What only ``reliq doctor`` asks, and can do without: it then says what it cannot see."""
 
-SPARE: Final = frozenset(
-    {
-        *("INFO", "CLIENT ID", "CLIENT UNBLOCK", "CLIENT KILL"),  # a goodbye or a restart is noticed later
-        *("SCAN", "HSCAN"),  # strays are not found, idle producers not forgotten
-        *("WAIT", "WAITAOF"),  # put(replicas=, fsync=) is never confirmed
-        *("XADD", "XRANGE", "XREVRANGE"),  # there is no ledger
-        *("EXISTS", "TYPE", "ZREVRANGE"),  # some commands say less
-    }
-)
-"""What queues can do without: messages are handled all the same."""
+ESSENTIAL: Final = ours.verbs_at_work() | {"EVALSHA", "EVAL", "BLMOVE", "HSET", "CLIENT SETNAME"}
+"""What messages cannot be put and handled without. Without the others a restart is noticed later, strays are not
+found, put(replicas=) is never confirmed, there is no ledger, or a command that looks or repairs fails."""
 
-#: What makes a command complete enough to be checked; the others take a key alone. None of it is ever run.
+#: What makes a command complete enough to be checked. None of it is ever run. Others take a key and one word.
 _ARGUMENTS: Final[Mapping[str, Sequence[Arg]]] = {
     "INFO": ("server",),
     "CLIENT SETNAME": ("reliq",),
@@ -79,33 +65,12 @@ _ARGUMENTS: Final[Mapping[str, Sequence[Arg]]] = {
     "CLUSTER SLOTS": (),
 }
 _BEHIND_KEY: Final[Mapping[str, Sequence[Arg]]] = {
+    **dict.fromkeys(("DEL", "EXISTS", "GET", "HGETALL", "LLEN", "RPOP", "TYPE", "ZCARD"), ()),
+    **dict.fromkeys(("HINCRBY", "HSET", "LRANGE", "LREM", "LSET", "LTRIM", "ZADD", "ZCOUNT"), (1, 1)),
+    **dict.fromkeys(("XRANGE", "XREVRANGE", "XTRIM", "ZRANGE", "ZRANGEBYSCORE", "ZREVRANGE"), (1, 1)),
     "BLMOVE": ("{key}", "RIGHT", "RIGHT", 1),
-    "HDEL": ("x",),
-    "HEXISTS": ("x",),
-    "HGET": ("x",),
-    "HINCRBY": ("x", 1),
-    "HMGET": ("x",),
-    "HSCAN": (0,),
-    "HSET": ("x", "x"),
-    "LINDEX": (0,),
-    "LPOS": ("x",),
-    "LPUSH": ("x",),
-    "LRANGE": (0, 0),
-    "LREM": (0, "x"),
-    "LTRIM": (0, -1),
-    "PEXPIRE": (1,),
-    "RPUSH": ("x",),
-    "SET": ("x",),
+    "RENAME": ("{key}",),
     "XADD": ("*", "x", "x"),
-    "XRANGE": ("-", "+"),
-    "XREVRANGE": ("+", "-"),
-    "ZADD": (0, "x"),
-    "ZCOUNT": (0, 0),
-    "ZRANGE": (0, 0),
-    "ZRANGEBYSCORE": (0, 0),
-    "ZREM": ("x",),
-    "ZREVRANGE": (0, 0),
-    "ZSCORE": ("x",),
 }
 
 
@@ -147,7 +112,7 @@ def sample(command: str, key: str) -> tuple[Arg, ...]:
     """The command with arguments enough to be checked."""
     if command in _ARGUMENTS:
         return (*command.split(), *_ARGUMENTS[command])
-    behind = (key if arg == "{key}" else arg for arg in _BEHIND_KEY.get(command, ()))
+    behind = (key if arg == "{key}" else arg for arg in _BEHIND_KEY.get(command, ("x",)))
     return (*command.split(), key, *behind)
 
 
@@ -166,7 +131,11 @@ def denied_commands_g(keys: Keys, commands: Sequence[str]) -> Flow[Mapping[str, 
     answers = yield from _checked_g(keys, [sample(command, keys.session("doctor")) for command in asked])
     if isinstance(answers, CannotSee):
         return answers
-    return {command: str(said) for command, said in zip(asked, answers, strict=True) if _is_no(said)}
+    return {
+        command: str(said)
+        for command, said in zip(asked, answers, strict=True)
+        if _is_no(said) and not _is_about_keys(said)
+    }
 
 
 def forbidden_keys_g(keys: Keys) -> Flow[Sequence[str] | CannotSee]:
@@ -175,7 +144,7 @@ def forbidden_keys_g(keys: Keys) -> Flow[Sequence[str] | CannotSee]:
     answers = yield from _checked_g(keys, [("EVALSHA", _NO_SHA, 1, key) for key in asked])
     if isinstance(answers, CannotSee):
         return answers
-    return [key for key, said in zip(asked, answers, strict=True) if _is_no(said) and "key" in str(said)]
+    return [key for key, said in zip(asked, answers, strict=True) if _is_no(said) and _is_about_keys(said)]
 
 
 def _checked_g(keys: Keys, lines: Sequence[tuple[Arg, ...]]) -> Flow[Sequence[Any] | CannotSee]:
@@ -201,6 +170,11 @@ def _is_no(said: Any) -> bool:
     return isinstance(said, Exception) and (
         code == "NOPERM" or "no permissions" in str(said) or "unknown command" in str(said)
     )
+
+
+def _is_about_keys(said: Any) -> bool:
+    """Refused for a key, and not for the command: ``no permissions to access …``, in all versions."""
+    return "access" in str(said)
 
 
 def because(error: Exception) -> str:

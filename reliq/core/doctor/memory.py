@@ -61,7 +61,7 @@ def unlimited(server: ServerFacts) -> Iterator[Seen]:
 
 @check(Reason.FRAGMENTED_MEMORY, "fragmentation")
 def fragmentation(server: ServerFacts) -> Iterator[Seen]:
-    # Not used_memory_rss: that has what the allocator is about to give back, after every large message.
+    # Not used_memory_rss: with jemalloc it has what is about to be given back, after every large message.
     used, active = server.info.number("allocator_allocated"), server.info.number("allocator_active")
     if active - used > _WASTE and active > used * _RATIO:
         yield Seen("warning", f"{_mb(used)} of data take {_mb(active)} of memory")

@@ -19,7 +19,7 @@ def commands(server: ServerFacts) -> Iterator[Seen]:
     gone = sorted(name for name, said in denied.items() if "unknown command" in said)
     if gone:
         yield Seen(
-            "error" if set(gone) - grants.SPARE else "warning",
+            "error" if grants.ESSENTIAL & set(gone) else "warning",
             f"this server does not have {', '.join(gone)}",
             "take the rename-command lines for them out of redis.conf, or use another server",
         )
@@ -27,7 +27,7 @@ def commands(server: ServerFacts) -> Iterator[Seen]:
     if refused:
         user = _user(server)
         yield Seen(
-            "error" if set(refused) - grants.SPARE else "warning",
+            "error" if grants.ESSENTIAL & set(refused) else "warning",
             f"user {user} may not {', '.join(refused)}",
             grants.line(user, grants.granting(refused)),
         )

@@ -7,16 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from reliq.core import flows, ops, scripts
+from reliq.core import flows, ops
 from reliq.core.command import Command, Flow
-from reliq.core.doctor import grants
+from reliq.core.doctor import grants, ours
 from reliq.core.doctor.facts import Clock, Index, Keyspace, KeyType, QueueFacts, ServerFacts, SlowCall, Table, best
 from reliq.core.doctor.finding import CannotSee
 from reliq.core.doctor.grants import because
 from reliq.core.flows import ConsumerInfo
 from reliq.core.keys import Keys
 from reliq.core.ops import Known
-from reliq.core.scripts import Script
 from reliq.core.topology import Server
 from reliq.errors import AccessDenied, ReliqError
 
@@ -125,25 +124,13 @@ def _pair(reply: Any) -> tuple[str, str] | None:
 
 
 def _slow_calls(reply: Any) -> list[SlowCall]:
-    """Those of scripts of ours: by digest, or by the beginning of the source, which the log cuts."""
+    """Those of scripts of ours."""
     found = []
     for _, at, micros, words, *_ in reply:
-        name = _script_of([_text(word) for word in words[:2]])
+        name = ours.name_of([_text(word) for word in words[:2]])
         if name:
             found.append(SlowCall(name, int(at), int(micros) / 1000))
     return found
-
-
-def _script_of(words: Sequence[str]) -> str:
-    if len(words) < 2 or words[0].upper() not in ("EVALSHA", "EVAL"):
-        return ""
-    source = words[1].partition("... (")[0]
-    for script in vars(scripts).values():
-        if isinstance(script, Script) and (
-            words[1] == script.sha or (len(source) > 40 and script.source.startswith(source))
-        ):
-            return script.name
-    return ""
 
 
 def _keyspace_g(keys: Keys, clock: Callable[[], float]) -> Flow[Keyspace | CannotSee]:
