@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from reliq import defaults
-from reliq.core.doctor import CannotSee, ServerFacts, grants
+from reliq.core.doctor import CannotSee, ServerFacts, grants, rights
 from reliq.core.reasons import Reason
 from reliq.errors import AccessDenied
 from reliq.sync.queue import Queue
@@ -19,25 +17,33 @@ from reliq.verify.site import Site
     "asked for the version, and had every command checked in a transaction that was discarded",
 )
 def server(site: Site) -> str:
+    shown = "all commands are allowed, and"
     for where, (facts, queue) in site.servers.items():
-        keys = queue.options.keys
-        forbidden = queue.links.flow(grants.forbidden_keys_g(keys))
-        if not isinstance(forbidden, CannotSee) and forbidden:
-            raise Unusable(
-                f"this user may not use keys below {site.prefix} at {where}; name a prefix that it may use with "
-                f"--prefix, or grant it: {grants.line(_user(facts), grants.patterns(site.users_prefix, ()))}"
-            )
-        if isinstance(facts.denied, CannotSee):
+        _check_keys(site, where, facts, queue)
+        for found in rights.commands.findings(facts, where):
+            if found.severity == "error":
+                raise Unusable(f"reliq cannot work at {where}: {found.evidence}. Grant it: {found.remedy}")
+            if found.severity != "unseen":
+                lack = "messages are handled without, but not all is noticed, told or repaired"
+                raise Cannot(f"{where}: {found.evidence}; {lack}", found.remedy, found.code)
             _try(queue)
-        elif facts.denied:
-            _rule(facts, facts.denied, where)
-    blind = next((f.denied for f, _ in site.servers.values() if isinstance(f.denied, CannotSee)), None)
-    rights = f"what is allowed is not shown ({blind}), but" if blind else "all commands are allowed, and"
-    return f"version {site.version or 'unknown'}; {rights} keys below {site.prefix} can be used"
+            shown = f"{found.evidence}, but"
+    return f"version {site.version or 'unknown'}; {shown} keys below {site.prefix} can be used"
+
+
+def _check_keys(site: Site, where: str, facts: ServerFacts, queue: Queue) -> None:
+    forbidden = queue.links.flow(grants.forbidden_keys_g(queue.options.keys))
+    if isinstance(forbidden, CannotSee) or not forbidden:
+        return
+    user = "NAME" if isinstance(facts.user, CannotSee) else facts.user
+    raise Unusable(
+        f"this user may not use keys below {site.prefix} at {where}; name a prefix that it may use with --prefix, "
+        f"or grant it: {grants.line(user, grants.patterns(site.users_prefix, ()))}"
+    )
 
 
 def _try(queue: Queue) -> None:
-    """What no queue can do without. Raises Unusable."""
+    """What no queue can do without, where rights are not shown. Raises Unusable."""
     try:
         queue.put("server")
         with queue.consumer() as consumer:
@@ -46,23 +52,6 @@ def _try(queue: Queue) -> None:
             consumer.claim(timeout=0.05)
     except AccessDenied as error:
         raise Unusable(str(error)) from error
-
-
-def _rule(facts: ServerFacts, denied: Iterable[str], where: str) -> None:
-    """Unusable or Cannot, by what is denied."""
-    names, grant = sorted(denied), grants.line(_user(facts), grants.granting(denied))
-    if essential := set(names) - grants.SPARE:
-        raise Unusable(f"reliq cannot work at {where} without {', '.join(sorted(essential))}; grant it: {grant}")
-    raise Cannot(
-        f"{where} does not allow {', '.join(names)}: messages are handled without, but less of what happens is "
-        "noticed or told",
-        grant,
-        Reason.MISSING_RIGHTS,
-    )
-
-
-def _user(facts: ServerFacts) -> str:
-    return "NAME" if isinstance(facts.user, CannotSee) else facts.user
 
 
 @check(

@@ -315,7 +315,7 @@ def test_user_that_lacks_what_queues_can_do_without(guarded: Guarded) -> None:
 @pytest.mark.parametrize(
     ("keys", "more", "without", "says"),
     [
-        ("~shop:*", SHOWN, {"BLMOVE", "ZADD"}, ["without BLMOVE, ZADD", "ACL SETUSER ada +blmove +zadd"]),
+        ("~shop:*", SHOWN, {"BLMOVE", "ZADD"}, ["may not BLMOVE, ZADD", "ACL SETUSER ada +blmove +zadd"]),
         ("~shop:*", set(), {"BLMOVE"}, ["NOPERM", "blmove"]),
         ("~other:*", SHOWN, set(), ["not use keys below shop:verify-", "--prefix", "SETUSER ada '~shop:*'"]),
     ],
