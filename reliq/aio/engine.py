@@ -36,7 +36,9 @@ class Engine(Tripping):
         self._lock = asyncio.Lock()
         self._trips: Link | None = None
         self._bells: Link | None = None
-        self._sent_at: float | None = None  # when the trip was sent whose answer nobody has read yet
+        self._sent: tuple[Command, float] | None = (
+            None  # a trip whose answer nobody has read, and when it was sent
+        )
         self._bell_id = 0
         self._unanswered: set[tuple[str, int]] = set()  # (run id, connection) whose BLMOVE may be under way
 
@@ -48,8 +50,9 @@ class Engine(Tripping):
                     link = await self._link()
                     await self._reach(link)
                     sent_at = clock()
-                    await link.send(self.state.trip(want, sent_at))
-                    self._sent_at = sent_at
+                    command = self.state.trip(want, sent_at)
+                    await link.send(command)
+                    self._sent = command, sent_at
 
     async def trip(self, want: int) -> Answer:
         """One trip: that which is under way, or a new one. Raises what went wrong; nothing is lost by that, and a
@@ -72,10 +75,10 @@ class Engine(Tripping):
     async def _under_way(self) -> tuple[Any, float] | None:
         """The answer to what ``begin`` has sent, as ``_run`` gives it; None if nothing was, or it has to be sent
         again, elsewhere."""
-        sent_at, self._sent_at = self._sent_at, None
-        if sent_at is not None:
+        sent, self._sent = self._sent, None
+        if sent is not None:
             with suppress(Moved):
-                return await (await self._link()).receive(self.state.trip(0, sent_at)), sent_at
+                return await (await self._link()).receive(sent[0]), sent[1]
         return None
 
     async def _reach(self, link: Link) -> None:
@@ -142,8 +145,8 @@ class Engine(Tripping):
 
     async def _drop(self) -> None:
         """Never read the answer to a trip as that to something else."""
-        if self._sent_at is not None and self._trips is not None:
-            self._sent_at = None
+        if self._sent is not None and self._trips is not None:
+            self._sent = None
             await self._trips.aclose()
 
     async def leave(self, *, bell_ended: bool) -> bool:

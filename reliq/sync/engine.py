@@ -35,7 +35,9 @@ class Engine(Tripping):
         self._lock = threading.Lock()
         self._trips = queue.links.new(name="reliq-trip")
         self._bells = queue.links.new(name="reliq-bell", read_timeout=options.block + options.timeout)
-        self._sent_at: float | None = None  # when the trip was sent whose answer nobody has read yet
+        self._sent: tuple[Command, float] | None = (
+            None  # a trip whose answer nobody has read, and when it was sent
+        )
         self._bell_id = 0
         self.on_bell: Callable[[], None] = lambda: None
         self._bell_over = False
@@ -47,8 +49,9 @@ class Engine(Tripping):
             if not self.state.unanswered:
                 self._reach()
                 sent_at = clock()
-                self._trips.send(self.state.trip(want, sent_at))
-                self._sent_at = sent_at
+                command = self.state.trip(want, sent_at)
+                self._trips.send(command)
+                self._sent = command, sent_at
 
     def trip(self, want: int) -> Answer:
         """One trip: that which is under way, or a new one. Raises what went wrong; nothing is lost by that, and a
@@ -66,10 +69,10 @@ class Engine(Tripping):
     def _under_way(self) -> tuple[Any, float] | None:
         """The answer to what ``begin`` has sent, as ``_run`` gives it; None if nothing was, or it has to be sent
         again, elsewhere."""
-        sent_at, self._sent_at = self._sent_at, None
-        if sent_at is not None:
+        sent, self._sent = self._sent, None
+        if sent is not None:
             with suppress(Moved):
-                return self._trips.receive(self.state.trip(0, sent_at)), sent_at
+                return self._trips.receive(sent[0]), sent[1]
         return None
 
     def _reach(self) -> None:
@@ -142,8 +145,8 @@ class Engine(Tripping):
 
     def _drop(self) -> None:
         """Never read the answer to a trip as that to something else."""
-        if self._sent_at is not None:
-            self._sent_at = None
+        if self._sent is not None:
+            self._sent = None
             self._trips.close()
 
     def leave(self, *, bell_ended: bool) -> bool:

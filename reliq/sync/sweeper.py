@@ -39,7 +39,7 @@ class Sweeper:
         self._hold_until = clock() + seconds
 
     def _is_cut_off(self, queue: Queue) -> bool:
-        """Whether it is not for us to say that a lease is over: nobody answers us now, or did until a moment ago."""
+        """Whether it is not for us to say that a lease is over: nobody answers us now, or did a moment ago."""
         silence = clock() - self._stations[queue].engine.answered_at
         return clock() < self._hold_until or silence > queue.options.lease / defaults.CUT_OFF_SHARE
 

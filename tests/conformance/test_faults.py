@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis as redis_py
@@ -13,7 +13,7 @@ import redis as redis_py
 import reliq
 from reliq.core import scripts
 from tests.conformance.shell import Shell, events
-from tests.faults.proxy import FaultProxy, drop_reply, moved, reply_error, reset
+from tests.faults.proxy import Action, FaultProxy, drop_reply, moved, reply_error, reset
 from tests.servers import ExternalServer, RedisServer
 
 
@@ -311,3 +311,27 @@ async def test_full_redis_drains(own_sh: Shell, own_server: RedisServer) -> None
         await sh(q.put(99))
     assert await sh.drain(q) == [99]
     assert tuple(await sh(q.size())) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("fault", [drop_reply, reset])
+async def test_quick_handlers_on_a_bad_line(
+    sh: Shell, proxy: FaultProxy, redis: redis_py.Redis, fault: Callable[[], Action]
+) -> None:
+    """The next trip is under way while handlers work on the last one's messages; whatever becomes of its answer,
+    every message is handled, and acked once."""
+    total = 20_000
+    q, direct = sh.queue(url=proxy.url, timeout=0.3), sh.queue()
+    await sh(direct.put_many(range(total)))
+    seen: set[int] = set()
+
+    async def coroutine(body: int) -> None:
+        seen.add(body)
+
+    rule = proxy.on(script="trip", action=fault(), count=None, probability=0.1)
+    worker = sh.Worker(q.ack(seen.add if sh.name == "sync" else coroutine), until_empty=True)
+    await sh.start(worker.run)
+    rule.remove()
+    assert rule.hits > 0
+    assert seen == set(range(total))
+    assert tuple(await sh(direct.size())) == (0, 0, 0, 0)
+    assert int(redis.hget(direct.options.keys.stats, "ack")) == total

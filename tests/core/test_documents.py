@@ -49,7 +49,7 @@ def test_trip_fields_are_explained() -> None:
     """The reply of a trip has as many parts as its section names."""
     [named] = re.findall(r"^Reply: (status, .*)\.$", section(REPLIES, "trip"), re.MULTILINE)
     assert len(named.split(", ")) == 12
-    assert "status, now, epoch, late, whole, suspects, others, due, sweep, elements, ready, last" == named
+    assert named == "status, now, epoch, late, whole, suspects, others, due, sweep, elements, ready, last"
 
 
 def test_foreign_producer_example_works() -> None:

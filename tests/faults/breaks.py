@@ -14,9 +14,9 @@ from typing import Any
 from reliq.core import envelope as env
 from reliq.core import ops, scripts
 from reliq.core.command import Command
-from reliq.core.consumer import ConsumerState
+from reliq.core.consumer import ConsumerState, Message
 from reliq.errors import OutcomeUnknown, Unavailable
-from reliq.running import Executor
+from reliq.running import Executor, Slot
 from reliq.sync.engine import Engine
 from reliq.sync.queue import Queue
 
@@ -44,18 +44,26 @@ def _rewrite(script: str, *changes: tuple[str, str]) -> None:
     setattr(scripts, script, scripts.Script(script, source, sha))
 
 
+def _forgets(self: Any, slot: Slot, message: Message, lease: Any, error: Any) -> None:
+    """The end of a handler whose message was settled before."""
+    if lease is not None:
+        lease.mark_settled()
+    slot.message = None
+
+
 @_broken
 def ack_before_work() -> None:
     """The message is removed when its handler starts (at-most-once, as BRPOP has it)."""
-    begin = Executor._begin
+    may_start = Executor._may_start
 
-    def acks_first(self: Any, slot: int, job: Any) -> Any:
-        running = begin(self, slot, job)
-        running.failed = True  # so that nothing settles it again
-        job.station.finish(job.station.state.ack(job.message))
-        return running
+    def acks_first(self: Any, message: Message, now: float) -> bool:
+        if not may_start(self, message, now):
+            return False
+        message.state.owner.finish(message.state.ack(message))
+        return True
 
-    Executor._begin = acks_first  # type: ignore[method-assign]
+    Executor._may_start = acks_first  # type: ignore[method-assign]
+    Executor._end = _forgets  # type: ignore[method-assign]
 
 
 @_broken
@@ -82,7 +90,7 @@ def claim_without_reconcile() -> None:
     _rewrite(
         "trip",
         ("local unknown = ARGV[4] ~= epoch or before ~= tonumber(ARGV[5])", "local unknown = false"),
-        ("late, 1, 0, -1, 0, 0, redis.call('LRANGE', DOING, 0, -1)}", "late, 0, 0, -1, 0, 0, {}}"),
+        ("late, 1, 0, -1, 0, 0, redis.call('LRANGE', DOING, 0, -1),", "late, 0, 0, -1, 0, 0, {},"),
     )
 
 

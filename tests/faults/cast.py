@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import reliq
@@ -83,7 +84,14 @@ def _work(settings: Settings, history: History) -> None:
         await asyncio.sleep(begin(body, lease))
         end(body, lease)
 
-    function: Any = handle if shell == "threads" else handle_async
+    def handle_body(body: Any) -> None:
+        handle(body, _in_hand())
+
+    async def handle_body_async(body: Any) -> None:
+        await handle_async(body, _in_hand())
+
+    kinds = {(True, True): handle, (True, False): handle_body, (False, True): handle_async}
+    function: Any = kinds.get((shell == "threads", settings.get("takes_lease", True)), handle_body_async)
     handler = queue.ack(function, retry=reliq.Retry(attempts=3, wait=lambda state: 0.05))
     options = {"grace": 5.0, "concurrency": 4} | settings.get("worker", {})
 
@@ -96,6 +104,13 @@ def _work(settings: Settings, history: History) -> None:
             reliq.Worker(handler, **options).run()
 
     _as_a_service(run)
+
+
+def _in_hand() -> Any:
+    """What a lease would say to a handler that takes none: the envelope does too."""
+    message: Any = context._innermost.get()
+    e = message.envelope
+    return SimpleNamespace(id=message.id, attempt=e.attempt, fence=e.fence, deliveries=e.deliveries)
 
 
 def _as_a_service(run: Callable[[], None]) -> None:

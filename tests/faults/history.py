@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from reliq.aio.queue import Queue as AioQueue
 from reliq.core import ops
 from reliq.core.command import Command
-from reliq.core.consumer import Answer, ConsumerState, Settle
+from reliq.core.consumer import ACK, Answer, ConsumerState, Message, Settle
 from reliq.errors import OutcomeUnknown, PutManyError, Refused
 from reliq.sync.queue import Queue
 
@@ -139,7 +139,7 @@ def _record_trips(history: History) -> None:
         if repeated:
             history.note("trip", "unknown", **common)
         else:
-            for settle in self._sent:
+            for settle in [*map(_acked, self._acked), *self._sent]:
                 history.note(settle.verb, "invoke", **_settle_fields(settle), **common)
             if command.args[5]:
                 history.note("claim", "invoke", want=command.args[5], **common)
@@ -149,11 +149,13 @@ def _record_trips(history: History) -> None:
         tap = self.__dict__.setdefault("tap", _Tap())
         outstanding: Any = self._outstanding
         common: Event = {"consumer": self.name, "trip": outstanding.args[1]}
+        acked = self._acked
         answer = answered(self, reply, sent_at)
         common |= {"ms": answer.server_ms, "since": tap.last_ms.get(self.name, 0), "status": answer.status}
         common["exact"] = answer.status == "ok" and not answer.reconciled
         tap.last_ms[self.name] = answer.server_ms
-        for settle in answer.settled:
+        told = {id(settle.message) for settle in answer.settled}
+        for settle in [*answer.settled, *(_acked(message) for message in acked if id(message) not in told)]:
             history.note(settle.verb, _outcome(settle, answer, tap.sends), **_settle_fields(settle), **common)
         for message in answer.messages:
             e = message.envelope
@@ -164,6 +166,13 @@ def _record_trips(history: History) -> None:
 
     ConsumerState.trip = recorded_trip  # type: ignore[method-assign]
     ConsumerState.answered = recorded_answered  # type: ignore[method-assign]
+
+
+def _acked(message: Message) -> Settle:
+    """A bare ack, of which the answer tells only if it was refused."""
+    settle = Settle(ACK, message)
+    settle.accepted = True
+    return settle
 
 
 def _settle_fields(settle: Settle) -> Event:

@@ -246,6 +246,7 @@ class Round:
         if "shell" not in settings:
             shells = [s for s in self._shells if not (settings.get("supervise") and s == "aio")]
             settings["shell"] = "threads" if self.broken else shells[len(self.workers) % len(shells)]
+        settings.setdefault("takes_lease", bool(self.broken) or len(self.workers) % 2 == 0)
         worker = WorkerProcess(self.settings("worker", settings), self.folder)
         worker.settings = settings  # type: ignore[attr-defined]
         self.workers.append(worker)
