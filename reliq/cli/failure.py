@@ -39,8 +39,9 @@ def status_of(error: ReliqError) -> int:
 
 
 def complain(error: ReliqError) -> int:
-    """Tell an error on stderr; returns its exit status."""
-    say(str(error))
+    """Tell an error on stderr, with the code that ``reliq errors`` explains; returns its exit status."""
+    said = str(error)
+    say(said if isinstance(error, ConfigError) else f"{error.code}: {said}")
     return status_of(error)
 
 

@@ -170,7 +170,7 @@ class Reason(str, Enum):
         "DEAD_POISON", Kind.DEAD,
         "its workers died while they had it in hand, as often as max_losses allows",
         "it makes the process crash, run out of memory, or hang past its timeout",
-        "handle its body under a debugger (reliq dead show ID); when the handler survives it: reliq dead revive ID",
+        "handle its body under a debugger (reliq dead show ID); once the handler survives: reliq dead revive ID",
     )  # fmt: skip
     DEAD_BURIED = (
         "DEAD_BURIED", Kind.DEAD,

@@ -12,10 +12,11 @@ def test_one_code(no_server: Commands) -> None:
     """What it means, where it comes from, what to do: for people and for programs."""
     result = no_server("errors", "dead-poison")
     assert (result.status, result.err) == (0, "")
-    first, cause, remedy = result.out.splitlines()
+    first, *more = result.out.splitlines()
     assert first == f"DEAD_POISON: {Reason.DEAD_POISON.summary}"
-    assert cause.split() == ["cause", *Reason.DEAD_POISON.cause.split()]
-    assert remedy.split() == ["remedy", *Reason.DEAD_POISON.remedy.split()]
+    told = ["cause", *Reason.DEAD_POISON.cause.split(), "remedy", *Reason.DEAD_POISON.remedy.split()]
+    assert " ".join(more).split() == told
+    assert all(len(line) <= 100 for line in more)
     document = no_server("errors", "POISON", "--json").json  # as a dead letter stores it
     assert document == {
         "schema": 1, "code": "DEAD_POISON", "kind": "dead", "summary": Reason.DEAD_POISON.summary,
@@ -53,3 +54,11 @@ def test_no_such_code(no_server: Commands) -> None:
     assert result.error.startswith("reliq: there is no code 'NO_CONSUMER' (did you mean 'NO_CONSUMERS' or ")
     assert result.error.endswith("?); reliq errors lists all\n")
     assert "did you mean" not in no_server("errors", "xyz").error
+
+
+def test_an_error_names_its_code(no_server: Commands) -> None:
+    """What a command complains of can be asked for; wrong use needs no code."""
+    error = no_server("status").error
+    assert error.startswith("reliq: UNAVAILABLE: ")
+    assert no_server("errors", "UNAVAILABLE").status == 0
+    assert "CONFIG" not in no_server("status", "--nonsense").error
