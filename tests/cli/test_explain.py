@@ -49,7 +49,7 @@ def test_the_json_of_a_message_in_hand(commands: Commands) -> None:
         with queue.consumer() as consumer:
             [lease] = consumer.claim(1, timeout=5)
             result = commands("explain", id, "--json")
-            screen = commands("explain", id).out
+            screen = " ".join(commands("explain", id).out.split())
             lease.ack()
     document = result.json
     assert result.status == 0
