@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from reliq.verify.site import Site
 
 _REPORT: Final = "report it, with this text and the version of reliq"
+#: An outage is no broken promise.
+_RESTARTED: Final = "Redis was restarted, or another one took over, in the middle of it"
+_AGAIN: Final = "run it again"
 
 
 class Verdict(str, Enum):
@@ -90,8 +93,10 @@ class Check:
 
     def examine(self, site: Site) -> Finding:
         """Try it. Raises only what ends the whole visit: Redis is gone or unusable, or the user wants to stop."""
-        started = time.monotonic()
+        started, server = time.monotonic(), site.incarnation()
         found = self._find(site)
+        if found.verdict is Verdict.BROKEN and site.incarnation() != server:  # raises if it does not answer
+            found = found._replace(verdict=Verdict.SKIPPED, reason=f"{_RESTARTED}; {found.reason}", next=_AGAIN)
         return found._replace(seconds=round(time.monotonic() - started, 3))
 
     def _find(self, site: Site) -> Finding:
@@ -104,12 +109,9 @@ class Check:
             return found._replace(verdict=ruling.verdict, reason=ruling.reason, next=ruling.next, code=ruling.code)
         except AccessDenied as error:
             return found._replace(verdict=Verdict.SKIPPED, reason=str(error), next=Reason.MISSING_RIGHTS.remedy)
-        except ReliqError as error:
-            site.ping()  # an outage is no broken promise: then this raises, and ends the visit
-            return found._replace(verdict=Verdict.BROKEN, reason=f"{error.code}: {error}", next=_REPORT)
-        except Exception as error:  # noqa: BLE001 - whatever else a broken build raises is the finding
-            what = f"{type(error).__name__}: {error}"
-            return found._replace(verdict=Verdict.BROKEN, reason=what, next=_REPORT)
+        except Exception as error:  # noqa: BLE001 - whatever a broken build raises is the finding
+            kind = error.code if isinstance(error, ReliqError) else type(error).__name__
+            return found._replace(verdict=Verdict.BROKEN, reason=f"{kind}: {error}", next=_REPORT)
 
 
 def check(name: str, promise: str, did: str) -> Callable[[Callable[[Site], str]], Check]:

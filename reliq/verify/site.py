@@ -104,6 +104,11 @@ class Site:
         self.links.insist(ops.server_time())
         return str(self.links.server.version)
 
+    def incarnation(self) -> str:
+        """Which server process answers; raises if none does."""
+        self.ping()
+        return str(self.links.server.run_id)
+
     def round_trip(self) -> float:
         """Seconds of one."""
         started = time.perf_counter()

@@ -22,6 +22,8 @@ import redis as redis_py
 
 from reliq.core.doctor import grants
 from reliq.verify.checks import CHECKS, UNTRIED
+from reliq.verify.finding import Broken, Check, Verdict
+from reliq.verify.site import Site
 from tests.cli.conftest import Commands
 from tests.conftest import BINARIES
 from tests.servers import RedisServer, ServerBinary
@@ -206,6 +208,24 @@ def test_redis_that_goes_away_is_no_broken_promise(
         pattern = shlex.split(command[1])[3]
         client.delete(*client.scan_iter(pattern))
         assert client.dbsize() == 0
+
+
+def test_redis_that_was_restarted_is_no_broken_promise(newest: RedisServer) -> None:
+    """What fails in a check in whose middle Redis was restarted is no evidence; without that it is."""
+
+    def fail(site: Site) -> str:
+        raise Broken("seen to fail")
+
+    def restart_and_fail(site: Site) -> str:
+        newest.restart()
+        return fail(site)
+
+    with Site(newest.url, prefix="shop", seconds=1) as site:
+        assert Check("a", "b", "c", fail).examine(site).verdict is Verdict.BROKEN
+        found = Check("a", "b", "c", restart_and_fail).examine(site)
+    assert found.verdict is Verdict.SKIPPED
+    assert "Redis was restarted" in found.reason
+    assert "seen to fail" in found.reason
 
 
 def test_unreachable_or_wrong(no_server: Commands) -> None:
