@@ -51,6 +51,8 @@ SWEEP = 1.0
 """Seconds within which a worker sees that a lease has ended."""
 SLACK = float(os.environ.get("RELIQ_LAB_SLACK", "4"))
 """Seconds that a busy machine may take beyond lease + sweep + work."""
+START = 60.0
+"""Seconds that processes may take to start, which is nothing that a round is about; who fails is seen at once."""
 BELL = b"\xc1rlq\0"
 BUSY = {"every": 0.008, "ms": (5, 30), "deeds": {"fail": 0.03, "release": 0.01, "bury": 0.01}}
 """A producer whose messages keep the workers at work, and some of which fail, wait, or are buried."""
@@ -191,9 +193,9 @@ class Round:
             self.worker(**settings)
         for settings in self.kind.producers:
             self.producer(**settings)
-        wait_until(lambda: self._all_run() and self._all_started(), 30, "all workers have started")
+        wait_until(lambda: self._all_run() and self._all_started(), START, "all workers have started")
         if self.kind.workers and self.kind.producers:
-            wait_until(lambda: self._all_run() and self.effects.count() >= 5, 30, "work begins")
+            wait_until(lambda: self._all_run() and self.effects.count() >= 5, START, "work begins")
         self.phase("harm")
         self.kind.harm(self)
         self.heal()
