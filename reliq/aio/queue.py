@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
+from weakref import WeakKeyDictionary, proxy
 
 from reliq import defaults, embedded, model
 from reliq.aio.connection import Links
+from reliq.aio.puts import Puts
 from reliq.core import flows, ops
 from reliq.core.codec import Codec
 from reliq.core.flows import Sizes
@@ -72,6 +74,7 @@ class Queue:
         self.links = Links(lambda: _find(url), timeout=self.options.timeout, keys=self.options.keys)
         self._producers = model.Producers()
         self._registered = False
+        self._puts: WeakKeyDictionary[asyncio.AbstractEventLoop, Puts] = WeakKeyDictionary()
 
     @classmethod
     def of(cls, options: model.QueueOptions, url: str | None) -> Queue:
@@ -103,6 +106,7 @@ class Queue:
     ) -> Receipt:
         """Accept one message; returns its id (32 hex digits; a str that is a Receipt). One round trip.
 
+        Tasks that put at once share round trips: see ``reliq.aio.puts``.
         ``delay`` seconds or an aware datetime ``at`` say when it becomes ready, by the server's clock.
         ``id``: a text of your own; the same id within an hour adds no second copy, from any process.
         ``replicas``: so many replicas have to confirm it (WAIT); ``fsync``: the primary has to have it on disk
@@ -111,9 +115,21 @@ class Queue:
         can be given to ``repeat``), BodyError, ConfigError.
         """
         mid, element = self.options.element(body, id)
-        confirm = model.confirm(replicas, fsync, self.options.timeout)
-        [receipt] = await self._send([mid], [element], model.due(delay, at), self.options.marker(id), confirm)
+        due, confirm = model.due(delay, at), model.confirm(replicas, fsync, self.options.timeout)
+        if due is ops.NOW and confirm is ops.NOTHING and id is None:
+            return await self._gathered().put(mid, element)
+        [receipt] = await self._send([mid], [element], due, self.options.marker(id), confirm)
         return receipt
+
+    def _gathered(self) -> Puts:
+        """Those of this event loop."""
+        loop = asyncio.get_running_loop()
+        found = self._puts.get(loop)
+        if found is None:
+            queue = proxy(self)  # it ends with whoever holds it, not with the next collection of cycles
+            found = Puts(lambda ids, elements: queue._send(ids, elements, ops.NOW, "", ops.NOTHING))
+            self._puts[loop] = found
+        return found
 
     async def put_many(
         self,
