@@ -39,6 +39,8 @@ SUSPECT_PATIENCE: Final = 1.0
 MAX_BODY: Final = 64 * 1024 * 1024
 SCRIPT_ELEMENTS: Final = 1000
 SCRIPT_BYTES: Final = 256 * 1024
+#: Most that one call of a reap moves: it looks into each.
+REAP_ELEMENTS: Final = 500
 LEDGER_LENGTH: Final = 10_000
 LEDGER_AGE: Final = 1_209_600.0
 TRACEBACK: Final = 4000

@@ -129,16 +129,18 @@ def adopt_strays_g(
 def _reap_each_g(
     keys: Keys, names: list[str], report: ReapReport, *, lease: float, server: str, max_losses: int
 ) -> Flow[None]:
-    """First calls for all of them in pipelines; those with more to give go on one by one."""
+    """First calls for all of them in pipelines, which Redis runs in one go, so that all of one together move no more
+    than one call may; those with more to give go on one by one."""
+    options: dict[str, Any] = {"lease": lease, "server": server, "max_losses": max_losses}
     for start in range(0, len(names), 100):
         batch = names[start : start + 100]
-        commands = [ops.reap(keys, name, lease=lease, server=server, max_losses=max_losses) for name in batch]
-        replies = yield commands
-        for name, command, first in zip(batch, commands, replies, strict=True):
+        each = defaults.REAP_ELEMENTS // len(batch)
+        replies = yield [ops.reap(keys, name, elements=each, **options) for name in batch]
+        for name, first in zip(batch, replies, strict=True):
             reply = first
             while _note(report, name, reply):
                 try:
-                    reply = yield command
+                    reply = yield ops.reap(keys, name, **options)
                 except ReliqError as error:  # no reason to leave the others where they are
                     reply = error
 

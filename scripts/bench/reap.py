@@ -46,9 +46,9 @@ def measure(lab: Lab) -> dict[str, Figure]:
 def _die(client: redis.Redis, queue: reliq.Queue, dead: int) -> None:
     """So many dead consumers with a full processing list, on a server that has been up for long."""
     keys, part = queue.options.keys, elements(queue, EACH)
-    run_id = queue.links.server.run_id
+    server = queue.links.server.identity
     now = int(client.time()[0]) * 1000
-    client.hset(keys.stats, mapping={"server": run_id, "server_since": now - 3_600_000})
+    client.hset(keys.stats, mapping={"server": server, "server_since": now - 3_600_000})
     for i in range(dead):
         name = f"host-{i}"
         with client.pipeline(transaction=False) as pipe:

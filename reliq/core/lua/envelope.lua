@@ -43,9 +43,7 @@ local function to_bytes(hex)
 end
 
 local function to_hex(bytes)
-  return (string.gsub(bytes, '.', function(c)
-    return string.format('%02x', string.byte(c))
-  end))
+  return string.format(string.rep('%02x', #bytes), string.byte(bytes, 1, -1))
 end
 
 -- The envelope of a foreign element. The id is time-ordered (UUID version 7); what makes it unique is

@@ -68,8 +68,9 @@ end
 
 local returned, buried, bytes = 0, 0, 0
 
--- Take up to the limit from the right (newest) end of a list; give() says where each one goes.
-local function take(list, give)
+-- Take up to the limit from the right (newest) end of a list; give() says where each one goes, and before they are
+-- gone from here, done() has them all there.
+local function take(list, give, done)
   local seen, n = from_right(list, limit - returned, budget - bytes), 0
   for i = 1, #seen do
     if bytes > 0 and bytes + #seen[i] > budget then
@@ -79,6 +80,7 @@ local function take(list, give)
     give(seen[i])
     n = i
   end
+  done()
   redis.call('LTRIM', list, 0, -n - 1)
 end
 
@@ -87,17 +89,21 @@ take(INBOX, function(element)
     redis.call('RPUSH', READY, element)
     returned = returned + 1
   end
-end)
+end, function() end)
 
 if redis.call('LLEN', INBOX) == 0 and returned < limit then
   local exact, started = ARGV[9] == '1', {}
   for i = 10, #ARGV do
     started[ARGV[i]] = true
   end
+  local going = {}
+  local function go(element)
+    going[#going + 1] = element
+    returned = returned + 1
+  end
   take(DOING, function(element)
     if not whole(element) or string.byte(element, 5) ~= 1 then
-      redis.call('RPUSH', READY, element)
-      returned = returned + 1
+      go(element)
       return
     end
     local id = to_hex(string.sub(element, 24, 39))
@@ -113,9 +119,12 @@ if redis.call('LLEN', INBOX) == 0 and returned < limit then
       note('bury', id, 'POISON')
       buried = buried + 1
     else
-      redis.call('RPUSH', READY, back)
       note('reap', id, was_lost and 'lost' or 'not in hand')
-      returned = returned + 1
+      go(back)
+    end
+  end, function()
+    if #going > 0 then
+      redis.call('RPUSH', READY, unpack(going))
     end
   end)
 end
