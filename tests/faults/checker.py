@@ -13,8 +13,9 @@ and of DESIGN 3 (the rules are named after it):
     I3  no fence is claimed twice; a larger fence is not claimed before a smaller one; at most one ack is accepted.
         The order of claims is the server's: by its clock (ms). A claim that was learnt late (a repeated trip, a
         reconciliation) has only a span of time; two are out of order if no moments in their spans are in order
-    I4  every extra delivery has a return in the ledger, every reap and late settle is explained by the faults
-        that were injected; a dead letter has a cause that the round expects
+    I4  every extra delivery has a return in the ledger, or an entry there says that the server has forgotten
+        things; every reap, late settle and rollback is explained by the faults that were injected; a dead letter
+        has a cause that the round expects
     I5  nothing is claimed after an accepted ack or bury. A return counts the fence up, and what was acked cannot
         return: so this is seen from the fences alone (a claim with a larger one), whatever clocks say
     I6  drained within lease + sweep + work after the heal, and processes end when they are told to
@@ -379,16 +380,24 @@ def _i4_causes(story: _Story, report: Report) -> Iterator[Violation]:
     """Nothing but what the handlers asked for and what the injected faults explain."""
     explained = story.terms.causes | ASKED
     for entry in story.final.ledger:
-        if entry["event"] not in explained:
+        if entry["event"] not in explained or (_forgot(entry) and not story.terms.rollbacks):
             by = f"{entry['event']} ({entry['detail']}) of consumer {entry['consumer']}"
             what = f"{by}: nothing that was done in this round explains it"
             yield Violation(story.when(entry), "I4", entry["id"], what)
+    if report.extra["rollback"] and not any(entry["event"] == "rollback" for entry in story.final.ledger):
+        what = f"{report.extra['rollback']} deliveries after a rollback, and the ledger does not know of one"
+        yield Violation(story.end, "I4", "", what)
     for found in story.final.found:
         if found.place == "dead" and found.cause not in story.terms.dead:
             yield Violation(story.end, "I4", found.id, f"was dead-lettered as {found.cause}; nothing explains it")
         deadly = any(e.get("do") == "segfault" for e in story.deliveries.get(found.id, ()))
         if found.cause == "POISON" and not deadly:
             yield Violation(story.end, "I4", found.id, "was dead-lettered as POISON and has killed nobody")
+
+
+def _forgot(entry: Event) -> bool:
+    """Whether a consumer has seen that the server forgot something, and not only that it is another process."""
+    return bool(entry["event"] == "rollback" and not entry["detail"].startswith("possible"))
 
 
 def _i5(story: _Story, report: Report) -> Iterator[Violation]:

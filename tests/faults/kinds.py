@@ -35,6 +35,8 @@ KILLS = ("reap",)
 STOPS = ("reap", "late")
 ALL = ("reap", "late", "release")
 """Who gives back at once what a handler still works on gets a late settle from that handler."""
+ANOTHER = ("rollback",)
+"""The server is another process, or has another history: consumers note that things may be forgotten."""
 CALM = {"every": 0.05, "ms": (1, 5)}
 """A producer that leaves the workers idle most of the time."""
 POISONOUS = {"every": 0.4, "ms": (1, 20), "plain": True, "most": 3, "deeds": {"segfault": 1.0}}
@@ -226,7 +228,7 @@ def kill_producers(r: Round) -> None:
 # -- the server ---------------------------------------------------------------------------------------------
 
 
-@fault("kill-redis")
+@fault("kill-redis", causes=ANOTHER)
 def kill_redis(r: Round) -> None:
     """kill -9 of Redis with appendfsync always, and a restart: nothing that was confirmed is lost."""
     for _ in r.beats(0.4, 0.9):
@@ -236,7 +238,7 @@ def kill_redis(r: Round) -> None:
         r.server.start()
 
 
-@fault("restart-redis", appendfsync="everysec")
+@fault("restart-redis", causes=ANOTHER, appendfsync="everysec")
 def restart_redis(r: Round) -> None:
     """A restart of Redis in good order (SIGTERM), with appendfsync everysec."""
     for _ in r.beats(0.4, 0.9):
@@ -246,7 +248,7 @@ def restart_redis(r: Round) -> None:
         r.server.start()
 
 
-@fault("power-cut-everysec", causes=ALL, appendfsync="everysec", forgets=2.5, lease=1.5)
+@fault("power-cut-everysec", causes=ALL + ANOTHER, appendfsync="everysec", forgets=2.5, lease=1.5)
 def power_cut_everysec(r: Round) -> None:
     """Power cut with appendfsync everysec: the last second of the append-only file is gone, and only that."""
     sizes: list[tuple[float, int]] = []
@@ -487,7 +489,7 @@ def clock_skew_kill(r: Round) -> None:
         r.again(victim)
 
 
-@fault("everything", causes=ALL, proxied=True, lease=1.5, workers=(SUPERVISED, PLAIN, SUPERVISED))
+@fault("everything", causes=ALL + ANOTHER, proxied=True, lease=1.5, workers=(SUPERVISED, PLAIN, SUPERVISED))
 def everything(r: Round) -> None:
     """Kills, stops, restarts of Redis, lost replies, resets, ghosts, flushed scripts: at once."""
     r.rule(drop_reply(), 0.03)

@@ -24,7 +24,7 @@ FORGETS = 3.0
 """Seconds before a rollback that may be forgotten: for so long the old primary may take writes on its own."""
 BETWEEN_ELECTIONS = 2.2
 """Seconds, so that no node wins two within four, see tests/replicated/test_cluster.py."""
-BACK = ("reap", "late", "release")
+BACK = ("reap", "late", "release", "rollback")
 SLOW: Settings = {"every": 0.01, "ms": (20, 50), "deeds": {"fail": 0.03}}
 WAITING: Sequence[Settings] = (SLOW | {"replicas": 1},) * 2
 FEW: Settings = {"processes": 2, "concurrency": 1}
@@ -133,7 +133,7 @@ def cluster_failover_replicas(r: Round) -> None:
     _cluster_failovers(r)
 
 
-@fault("slot-migration", stage=_OneQueue)
+@fault("slot-migration", causes=("rollback",), stage=_OneQueue)
 def slot_migration(r: Round) -> None:
     """The queue's slot moves to another node and on, key by key, while workers work: MOVED, ASK, TRYAGAIN."""
     for _ in r.beats(0.1, 0.4):

@@ -238,6 +238,24 @@ def test_i4_one_claim_handed_over_twice() -> None:
     assert only(Tale().put().claim().work().work().settle().check())[0] == "I4"
 
 
+def test_i4_a_rollback_that_the_faults_do_not_explain() -> None:
+    """Another process is said to be possible; that it forgot something is wrong where no fault made it forget."""
+    possible = done().log("rollback", id="", detail="possible: another process")
+    assert possible.check("rollback").ok
+    assert only(possible.check())[0] == "I4"
+    certain = done().log("rollback", id="", detail="trips 3 to 4")
+    assert only(certain.check("rollback"))[0] == "I4"
+    assert certain.check("rollback", rollbacks=[9.0], forgets=1.0).ok
+
+
+def test_i4_a_delivery_after_a_rollback_that_the_ledger_does_not_know() -> None:
+    """The same fence once more, as the server forgot the ack: somebody has to have written that down."""
+    tale = done().claim(who="c2").work(who="c2").settle(who="c2")
+    terms: Any = {"rollbacks": [tale.now], "forgets": 9.0}
+    assert only(tale.check("rollback", **terms))[0] == "I4"
+    assert tale.log("rollback", id="", detail="trips 3 to 4").check("rollback", **terms).ok
+
+
 @pytest.mark.parametrize("event", ["reap", "late", "release"])
 def test_i4_what_no_injected_fault_explains(event: str) -> None:
     """A reap of a consumer that lives, in a round that hurts nobody."""
@@ -330,7 +348,8 @@ def test_no_rollback_excuses_the_loss_of_what_a_replica_had() -> None:
     assert report.lost == [A]
     assert report.forgiven == []
     back = done().claim(who="c2").work(who="c2").settle(who="c2")  # acked, came back, acked again
-    assert back.check(rollbacks=[9.0], forgets=9.0, durable=True).ok
+    back.log("rollback", id="", detail="trips 3 to 4")
+    assert back.check("rollback", rollbacks=[9.0], forgets=9.0, durable=True).ok
 
 
 def test_the_report_reads_like_that_of_an_incident() -> None:
