@@ -155,6 +155,9 @@ def test_sight_passes_over_bells(lab: Lab) -> None:
     seen = see(lab, IDS[0], [])
     assert (seen.ready, seen.sample.head, seen.whole) == (1, IDS[0].hex(), True)
     assert seen.found[0].position == 0
+    lab.trip("a", 1)
+    lab.client.rpush(lab.keys.inbox("a"), BELL)
+    assert see(lab, IDS[0], ["a"]).held == 0
 
 
 def test_sight_is_bounded(lab: Lab) -> None:
@@ -267,6 +270,18 @@ def test_sift_set_by_cursor(lab: Lab) -> None:
     assert part.found is not None
     assert (part.found.score, part.found.message.id) == (2_999, many[2_999][23:39])
     assert looked > 1_000 or steps == 1
+
+
+def test_a_letter_that_only_its_note_knows(lab: Lab) -> None:
+    """What died under an id of its note's, a raw body for example, is found by that."""
+    member = env.join_note({"id": IDS[3].hex(), "cause": "TOO_LARGE"}, b"a raw body, or of another version")
+    lab.client.zadd(lab.keys.dead, {member: 5})
+    for found in (
+        see(lab, IDS[3]).found[0],
+        lab.run(looks.sift_set(lab.keys, IDS[3], "dead", 0)).found,
+        lab.run(looks.sift_set(lab.keys, IDS[3], "dead", 0, scores=(4, 6))).found,
+    ):
+        assert (found.place, found.score, found.note["cause"]) == ("dead", 5, "TOO_LARGE")
 
 
 def test_sift_set_by_score(lab: Lab) -> None:

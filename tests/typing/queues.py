@@ -24,6 +24,8 @@ def sync(q: reliq.Queue) -> None:
     assert_type(q.put(1, fsync=True).fsynced, bool | None)
     assert_type(q.size(), Sizes)
     assert_type(q.ping(), str)
+    assert_type(q.explain("order-1"), reliq.Explanation)
+    assert_type(q.explain("order-1", deep=False).position, int | None)
     q.put({"to": "ada"}, "id")  # type: ignore[call-arg]
     q.put({"to": "ada"}, id=5)  # type: ignore[arg-type]
     q.put({"to": "ada"}, at="tomorrow")  # type: ignore[arg-type]
@@ -45,6 +47,7 @@ async def asynchronous(q: aio.Queue) -> None:
     assert_type(await q.put_many([1, 2], delay=3), list[str])
     assert_type(await q.size(), Sizes)
     assert_type(await q.ping(), str)
+    assert_type(await q.explain("order-1", deep=False), reliq.Explanation)
     await q.put({"to": "ada"}, "id")  # type: ignore[call-arg]
     await q.put({"to": "ada"}, id=5)  # type: ignore[arg-type]
     async with q, q.consumer(prefetch=10, until_empty=True) as consumer:
