@@ -107,7 +107,7 @@ def _scan_of(queue: Queue, neighbours: frozenset[str]) -> Scan:
     options = queue.options
     foreign = isinstance(options.codec, ForeignCodec)
     context = Context(
-        options.keys, model.consumer_name(), queue.links.server.run_id, options.lease, options.max_losses
+        options.keys, model.consumer_name(), queue.links.server.identity, options.lease, options.max_losses
     )
     return Scan(
         context,

@@ -31,7 +31,7 @@ _SETTLED_S: Final = 2.0
 
 
 class Context(NamedTuple):
-    """Of the queue, and of us: ``who`` is a name that nobody else has; ``server`` the run id of its Redis."""
+    """Of the queue, and of us: ``who`` is a name that nobody else has; ``server`` the identity of its Redis."""
 
     keys: Keys
     who: str
@@ -163,7 +163,8 @@ class Unreadable(Finding):
 
     @property
     def evidence(self) -> str:
-        return f"an entry of {self.spot.state}, {env.preview(self.element)}, cannot be read: {self.cause}: {self.reason}"
+        what = f"an entry of {self.spot.state}, {env.preview(self.element)}"
+        return f"{what}, cannot be read: {self.cause}: {self.reason}"
 
     @property
     def action(self) -> str:
