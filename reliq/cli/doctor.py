@@ -61,7 +61,10 @@ class Visit:
     unreached: list[Unreached] = field(default_factory=list)
 
     def server(self, links: Links, keys: Keys) -> ServerFacts:
-        """The facts of the server that serves these keys."""
+        """The facts of the server that serves these keys; outside of a Cluster there is but one."""
+        for known in self.servers.values():
+            if known.cluster is None:
+                return known
         address, link = links.address, links.new(name="reliq-doctor")
         try:
             link.connect()

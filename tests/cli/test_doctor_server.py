@@ -248,8 +248,8 @@ def test_scripts_are_known_in_the_slow_log() -> None:
         assert ours.name_of(other) == ""
 
 
-def test_the_slowest_part_is_bounded(own: Commands, own_server: RedisServer) -> None:
-    """Looking costs few round trips, however many queues and consumers there are."""
+def test_looking_costs_few_round_trips(own: Commands, own_server: RedisServer) -> None:
+    """Some for the server, and five for each queue."""
     for n in range(5):
         own.queue(f"q{n}").put(1)
     with own_server.client() as redis:
@@ -262,7 +262,7 @@ def test_the_slowest_part_is_bounded(own: Commands, own_server: RedisServer) -> 
         started = time.monotonic()
         own("doctor", "--json")
         took = time.monotonic() - started
-    assert took < 60 * 2 * 0.05, "round trips: some for the server, 5 for each queue"
+    assert took < 2 * 0.05 * 60
 
 
 def test_keys_are_taken_apart() -> None:
