@@ -140,13 +140,13 @@ def renew(keys: Keys, consumer: str, lease: float) -> Command:
 
 
 def expired(keys: Keys, offset: int, count: int, recent: float | None = None) -> Command:
-    """Parses to (server ms, names of consumers whose lease is over; since ``recent`` seconds at most)."""
+    """Parses to (server ms, names of consumers whose lease is over; since ``recent`` seconds at most). Never sent
+    again by itself: if Redis did not answer at once, others could not renew either, see flows.Patience."""
     return Command(
         scripts.expired,
         (keys.consumers,),
         (offset, count, "" if recent is None else round(recent * 1000)),
         lambda r: (int(r[0]), [n.decode() for n in r[1:]]),
-        idempotent=True,
         queue=keys.queue,
     )
 
@@ -169,8 +169,9 @@ def reap(
     server: str = "",
     max_losses: int = defaults.MAX_LOSSES,
     started: Sequence[bytes] | None = None,
+    elements: int = defaults.REAP_ELEMENTS,
 ) -> Command:
-    """Requeue what a dead consumer held; ``dead`` says that its process was seen to die.
+    """Requeue what a dead consumer held, up to so many ``elements``; ``dead`` says that its process was seen to die.
 
     ``started``: exactly the ids that handlers had in hand, if that is known. Parses to Reaped.
     """
@@ -185,8 +186,8 @@ def reap(
         max_losses,
         round(lease * 1000),
         server,
-        defaults.SCRIPT_ELEMENTS,
-        defaults.SCRIPT_BYTES,
+        elements,
+        defaults.SCRIPT_BYTES * elements // defaults.REAP_ELEMENTS,
         round(defaults.FORGET_AFTER * 1000),
         int(started is not None),
         *(id.hex() for id in started or ()),
