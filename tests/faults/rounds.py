@@ -96,9 +96,9 @@ def fault(name: str, *, causes: Sequence[str] = (), **options: Any) -> Callable[
     """Register a kind: the first sentence of the function's docstring says what it is.
 
     ``causes``: of extra deliveries (reap, release, late, rollback) that it explains. ``dead``: causes of dead
-    letters. ``lease`` seconds; ``workers`` and ``producers``: settings for cast.py, one process each; ``proxied``: all go
-    through ``Round.proxy``; ``forgets``: seconds of confirmed writes that a rollback may lose; ``durable``: no put
-    is among them; ``deaths``: the signals that processes may die of; ``needs``: the oldest server version;
+    letters. ``lease`` seconds; ``workers`` and ``producers``: settings for cast.py, one process each; ``proxied``:
+    all go through ``Round.proxy``; ``forgets``: seconds of confirmed writes that a rollback may lose; ``durable``:
+    no put is among them; ``deaths``: the signals that processes may die of; ``needs``: the oldest server version;
     ``stage``: a context manager that takes the Round and gives something with ``url`` and ``client()``, instead
     of one RedisServer.
     """
