@@ -7,10 +7,10 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -19,7 +19,7 @@ from reliq.core import envelope as env
 from reliq.core.codec import Codec, encode, encode_all, find
 from reliq.core.command import Command
 from reliq.core.keys import Keys
-from reliq.core.ops import NOTHING, NOW, Confirm, Confirmed, Due, register
+from reliq.core.ops import NOTHING, NOW, Confirm, Confirmed, Due, Series, put, register
 from reliq.core.retry import Retry
 from reliq.errors import ConfigError, OutcomeUnknown, PutManyError, Refused
 
@@ -57,8 +57,22 @@ class Ids:
 
 
 _IDS = Ids()
+_process = object()
+
+
+def process() -> object:
+    """What stands for this process: another object in a forked child. (To ask for the pid is a system call.)"""
+    return _process
+
+
+def _born() -> None:
+    global _process
+    _process = object()
+    _IDS.forget()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_IDS.forget)
+    os.register_at_fork(after_in_child=_born)
 
 
 def consumer_name() -> str:
@@ -171,14 +185,14 @@ class QueueOptions:
     def element(self, body: Any, id: str | None = None) -> tuple[str, bytes]:
         """Encode a body into (id as text, element). The trace id of the context goes with it."""
         raw_id = _IDS.one() if id is None else env.named_id(_checked_id(id))
-        [element] = env.seal((raw_id,), self._meta(id), (encode(self.codec, body, self.max_body),))
-        return raw_id.hex(), element
+        return raw_id.hex(), env.seal(raw_id + self._meta(id) + encode(self.codec, body, self.max_body))
 
     def elements(self, bodies: Iterable[Any]) -> tuple[list[str], list[bytes]]:
         """The same for many, in order; if one of them cannot be encoded, for none."""
         data = encode_all(self.codec, list(bodies), self.max_body)
-        raw_ids = _IDS.many(len(data))
-        return [id.hex() for id in raw_ids], env.seal(raw_ids, self._meta(), data)
+        raw_ids, meta = _IDS.many(len(data)), self._meta()
+        elements = [env.seal(id + meta + body) for id, body in zip(raw_ids, data, strict=True)]
+        return [id.hex() for id in raw_ids], elements
 
     @cached_property
     def _plain_meta(self) -> bytes:
@@ -252,29 +266,37 @@ def _checked_id(id: str) -> str:
 class Producer:
     """A numbered series of puts, one at a time, by which the server recognises a repeat."""
 
+    keys: Keys
     name: bytes = field(default_factory=lambda: secrets.token_bytes(8))
     sequence: int = 0
 
-    def next(self) -> int:
+    def __post_init__(self) -> None:
+        self._series = Series(self.keys, self.name)
+
+    def put(self, elements: Sequence[bytes], due: Due, marker: str, confirm: Confirm) -> Command:
+        """The next of the series."""
         self.sequence += 1
-        return self.sequence
+        if len(elements) == 1 and due is NOW and not marker and confirm is NOTHING:
+            return self._series.put(self.sequence, elements[0])
+        return put(self.keys, self.name, self.sequence, elements, due, marker, confirm)
 
 
 class Producers:
     """Idle producers. One whose put has an unknown outcome is not given back: its series is frozen."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
         self._idle: deque[Producer] = deque()
-        self._pid = os.getpid()
+        self._process = process()
 
     def take(self) -> Producer:
         """A producer that nobody else uses; never one that this process inherited by a fork."""
-        if self._pid != os.getpid():
-            self._idle, self._pid = deque(), os.getpid()
+        if self._process is not process():
+            self._idle, self._process = deque(), process()
         try:
             return self._idle.pop()
         except IndexError:
-            return Producer()
+            return Producer(self._keys)
 
     def give_back(self, producer: Producer) -> None:
         self._idle.append(producer)

@@ -181,7 +181,8 @@ class Link:
             client.check_needs(command, self.server, self._where)
         if not self._connected:
             raise client.failure(_CLOSED, _what(command), self._where, sent=False)
-        await self._write([command.words(), *command.after], command)
+        packed = command.packed or self._connection.pack_commands([command.words(), *command.after])
+        await self._write(packed, command)
 
     async def receive(self, command: Command) -> Any:
         """The second half: the reply to what was sent, with the errors of ``run``."""
@@ -251,17 +252,17 @@ class Link:
         return replies
 
     async def _exchange(self, lines: Sequence[Sequence[Any]], command: Command) -> list[Any]:
-        await self._write(lines, command)
+        await self._write(self._connection.pack_commands(lines), command)
         return await self._read(len(lines), command)
 
-    async def _write(self, lines: Sequence[Sequence[Any]], command: Command) -> None:
+    async def _write(self, packed: Any, command: Command) -> None:
         connection = self._connection
         if connection._writer is None or connection._writer.is_closing():
             # The other end is gone. To write on would raise almost anything (an AttributeError on Python 3.12.1).
             self._topology.doubt(self.node)
             await self._drop()
             raise client.failure(_CLOSED, _what(command), self._where, sent=False)
-        packed, self.unread = connection.pack_commands(lines), True
+        self.unread = True
         async with self._answering(command):
             # A stream that fails in drain() may have sent all: the outcome is unknown.
             await connection.send_packed_command(packed, check_health=False)

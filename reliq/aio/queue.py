@@ -72,7 +72,7 @@ class Queue:
     def _open(self, url: str | None) -> None:
         self.url = url
         self.links = Links(lambda: _find(url), timeout=self.options.timeout, keys=self.options.keys)
-        self._producers = model.Producers()
+        self._producers = model.Producers(self.options.keys)
         self._registered = False
         self._puts: WeakKeyDictionary[asyncio.AbstractEventLoop, Puts] = WeakKeyDictionary()
 
@@ -168,8 +168,7 @@ class Queue:
                 raise Unavailable(f"{error} Nothing was put: put again.") from error
             self._registered = True
         producer = self._producers.take()
-        keys, sequence = self.options.keys, producer.next()
-        command = ops.put(keys, producer.name, sequence, elements, due, marker, confirm)
+        command = producer.put(elements, due, marker, confirm)
         try:
             reply = await self.links.insist(command)
         except Refused:

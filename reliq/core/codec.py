@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final, Protocol
 
 import msgpack
 
 from reliq.errors import BodyError, BodyTooLarge, ConfigError, DecodeError
+
+_SMALL: Final = 64 * 1024
 
 
 class Codec(Protocol):
@@ -30,7 +32,18 @@ class MsgpackCodec:
 
     name = "msgpack"
 
-    encode = staticmethod(partial(msgpack.packb, datetime=True))
+    def __init__(self) -> None:
+        self._packers: deque[Any] = deque()  # idle ones: to make one takes longer than to use it
+
+    def encode(self, body: Any) -> bytes:
+        try:
+            packer = self._packers.pop()
+        except IndexError:
+            packer = msgpack.Packer(datetime=True)
+        data: bytes = packer.pack(body)
+        if len(data) < _SMALL:  # a packer never lets go of memory
+            self._packers.append(packer)
+        return data
 
     def decode(self, data: bytes) -> Any:
         return msgpack.unpackb(data, timestamp=3, strict_map_key=False)

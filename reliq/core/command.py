@@ -17,7 +17,8 @@ class Command(NamedTuple):
     ``idempotent`` says that running it twice does no more than running it once, because it only reads
     or because the server recognises the repeat; only such a command is ever sent again by itself.
     ``after``: what is sent behind it in the same pipeline, such as WAIT; ``parse`` then gets the list of all
-    replies, errors among them. ``needs``: the oldest server that knows all of it.
+    replies, errors among them. ``needs``: the oldest server that knows all of it. ``packed``: its words as they go
+    over the wire, if they have been packed already.
     """
 
     verb: str | Script
@@ -28,6 +29,7 @@ class Command(NamedTuple):
     queue: str = ""
     after: tuple[tuple[Arg, ...], ...] = ()
     needs: tuple[int, int] = (0, 0)
+    packed: bytes = b""
 
     @property
     def routing_key(self) -> str:
@@ -57,6 +59,12 @@ class Command(NamedTuple):
     def read(self, reply: Any) -> Any:
         """The reply as the caller wants it."""
         return reply if self.parse is None else self.parse(reply)
+
+
+def bulk(word: Arg) -> bytes:
+    """A word as it goes over the wire."""
+    data = word if isinstance(word, bytes) else str(word).encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
 #: A flow of several steps: yields a command, or a list of them for one pipeline, is sent the parsed

@@ -23,7 +23,6 @@ a foreign producer is recognised by not having it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import sha1
 from typing import Any, Final, NamedTuple
@@ -119,15 +118,11 @@ def pack_meta(meta: Meta) -> bytes:
     return bytes(msgpack.packb(meta)) if meta else _NO_META
 
 
-def seal(ids: Iterable[bytes], packed_meta: bytes, bodies: Iterable[bytes]) -> list[bytes]:
-    """What ``pack`` makes of new messages that share their meta."""
-    made, copy, header = [], _SHA1.copy, _NEW_HEADER.pack
-    for id, body in zip(ids, bodies, strict=True):
-        immutable = id + packed_meta + body
-        hash = copy()
-        hash.update(immutable)
-        made.append(header(_VERSIONED, CHECKED_FROM + len(immutable), hash.digest()) + immutable)
-    return made
+def seal(immutable: bytes) -> bytes:
+    """What ``pack`` makes of a new message, of which this is id, packed meta and body."""
+    hash = _SHA1.copy()
+    hash.update(immutable)
+    return _NEW_HEADER.pack(_VERSIONED, CHECKED_FROM + len(immutable), hash.digest()) + immutable
 
 
 def bump(

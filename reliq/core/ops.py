@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from reliq import defaults
 from reliq.core import scripts
-from reliq.core.command import Arg, Command
+from reliq.core.command import Arg, Command, bulk
 from reliq.core.keys import Keys
 
 
@@ -83,6 +83,24 @@ def put(
         after=confirm.commands(),
         needs=(7, 2) if confirm.fsync else (0, 0),
     )
+
+
+class Series:
+    """The puts of one producer that are of one element each, plainly for now. What they have in common is packed
+    once."""
+
+    def __init__(self, keys: Keys, producer: bytes) -> None:
+        self._producer, self._queue = producer, keys.queue
+        self._names = (keys.ready, keys.producers)
+        words: tuple[Arg, ...] = ("EVALSHA", scripts.put.sha, len(self._names), *self._names, producer)
+        self._head = b"*%d\r\n%b" % (len(words) + 2, b"".join(map(bulk, words)))
+
+    def put(self, sequence: int, element: bytes) -> Command:
+        """As ``put``."""
+        number = b"%d" % sequence
+        packed = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (self._head, len(number), number, len(element), element)
+        args = (self._producer, sequence, element)
+        return Command(scripts.put, self._names, args, _accepted, True, self._queue, (), (0, 0), packed)
 
 
 def _accepted(reply: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import defaultdict, deque
@@ -22,6 +21,7 @@ from reliq.core.keys import Keys
 from reliq.core.outcome import Moved
 from reliq.core.topology import HOPS, Ask, Node, Server, Topology
 from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
+from reliq.model import process
 from reliq.sync.wire import Wire, wire
 
 T = TypeVar("T")
@@ -170,7 +170,7 @@ class Link:
             client.check_needs(command, self.server, self._where)
         if not self._connected:
             raise client.failure(_CLOSED, _what(command), self._where, sent=False)
-        self._write([command.words(), *command.after], command)
+        self._write(command.packed or self._wire.pack([command.words(), *command.after]), command)
 
     def receive(self, command: Command) -> Any:
         """The second half: the reply to what was sent, with the errors of ``run``."""
@@ -229,11 +229,11 @@ class Link:
         ]
 
     def _exchange(self, lines: Sequence[Sequence[Any]], command: Command) -> list[Any]:
-        self._write(lines, command)
+        self._write(self._wire.pack(lines), command)
         return self._read(len(lines), command)
 
-    def _write(self, lines: Sequence[Sequence[Any]], command: Command) -> None:
-        packed, self.unread = self._wire.pack(lines), True
+    def _write(self, packed: Any, command: Command) -> None:
+        self.unread = True
         try:
             self._wire.send(packed)
         except _FAILURES as error:
@@ -283,7 +283,7 @@ class Links:
         self._topology = Topology(())
         self._idle: defaultdict[Node | None, deque[Link]] = defaultdict(deque)
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._process = process()
         self._reached = False
 
     def of(self, keys: Keys) -> Links:
@@ -304,8 +304,8 @@ class Links:
 
     def _check_fork(self) -> None:
         """A forked child must not share the sockets, nor a lock that a thread of its parent held."""
-        if self._pid != os.getpid():
-            self._lock, self._idle, self._pid = threading.Lock(), defaultdict(deque), os.getpid()
+        if self._process is not process():
+            self._lock, self._idle, self._process = threading.Lock(), defaultdict(deque), process()
 
     @property
     def server(self) -> Server:

@@ -70,7 +70,7 @@ class Queue:
         self.links = Links(
             lambda: embedded.url_or_embedded(url), timeout=self.options.timeout, keys=self.options.keys
         )
-        self._producers = model.Producers()
+        self._producers = model.Producers(self.options.keys)
         self._registered = False
 
     @classmethod
@@ -152,8 +152,7 @@ class Queue:
                 raise Unavailable(f"{error} Nothing was put: put again.") from error
             self._registered = True
         producer = self._producers.take()
-        keys, sequence = self.options.keys, producer.next()
-        command = ops.put(keys, producer.name, sequence, elements, due, marker, confirm)
+        command = producer.put(elements, due, marker, confirm)
         try:
             reply = self.links.insist(command)
         except Refused:

@@ -30,7 +30,7 @@ class Wire:
 
     def send(self, packed: Any) -> None:
         """Hand over all of it to the socket."""
-        self._connection.send_packed_command(packed, check_health=False)
+        self._connection.send_packed_command([packed] if isinstance(packed, bytes) else packed, check_health=False)
 
     def read(self) -> Any:
         """The next reply."""
@@ -49,7 +49,7 @@ class StraightWire(Wire):
         self._nothing = self._reader.gets()  # what it says as long as a reply is not whole
 
     def pack(self, lines: Iterable[Sequence[Any]]) -> bytes:
-        return b"".join(pack_command(tuple(line)) for line in lines)
+        return b"".join([pack_command(line) for line in lines])  # type: ignore[arg-type]  # of a tuple of one, it says
 
     def send(self, packed: bytes) -> None:
         self._sock.sendall(packed)
