@@ -18,6 +18,7 @@ from reliq.core.explain import Explanation
 from reliq.core.reasons import Reason
 from reliq.errors import ConfigError, WrongKeyType
 from tests.conformance.shell import Shell, expire, now_ms
+from tests.lua.lab import Lab
 
 BELL = b"\xc1rlq\0"
 
@@ -548,10 +549,11 @@ async def test_it_only_reads(sh: Shell, redis: redis_py.Redis) -> None:
     async with sh.open(queue.consumer()) as consumer:
         [lease] = await sh(consumer.claim(1, timeout=5))
         await sh(lease.bury("no"))
-    before = {key: redis.dump(key) for key in redis.scan_iter(f"{sh.prefix}*")}
+    before = Lab(redis, sh.prefix).snapshot()
+    assert len(before) > 5
     for id in ("nothing", lease.id, "0198c1f2a3b47c5d8e9f0a1b2c3d4e5f"):
         await explained(sh, queue, id)
-    assert {key: redis.dump(key) for key in redis.scan_iter(f"{sh.prefix}*")} == before
+    assert Lab(redis, sh.prefix).snapshot() == before
 
 
 async def test_many_consumers(sh: Shell, redis: redis_py.Redis) -> None:

@@ -94,8 +94,9 @@ def test_every_key_is_declared(lab: Lab, server: RedisServer | ExternalServer, n
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_out_of_memory(own_lab: Lab, name: str) -> None:
-    """A full Redis can be explained, and samples are taken of it."""
+    """A full Redis can be explained, and samples are taken of it, whatever stands in the place of its ledger."""
     busy(own_lab)
+    own_lab.client.set(own_lab.keys.events, "foreign")
     command = COMMANDS[name](own_lab)
     own_lab.client.config_set("maxmemory", 1)
     assert own_lab.run(command) is not None

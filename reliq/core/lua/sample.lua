@@ -11,8 +11,7 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local head = redis.call('LINDEX', READY, -1)
 local last = redis.call('HMGET', STATS, 'sampled', 'ack', 'retry', 'bury', 'reap')
-redis.call('HDEL', STATS, '') -- allowed when out of memory; so is what follows
-redis.pcall('XTRIM', EVENTS, 'MINID', '~', now - tonumber(ARGV[2]))
+redis.pcall('XTRIM', EVENTS, 'MINID', '~', now - tonumber(ARGV[2])) -- allowed when out of memory; so is what follows
 local before = last[1] and string.match(last[1], '^(%d+) ')
 if before and now - tonumber(before) < tonumber(ARGV[1]) then
   return 0
