@@ -222,7 +222,8 @@ def managed(
 
 
 def test_a_managed_server_is_no_failure(managed: Commands) -> None:
-    """What is forbidden is unseen, with the server's own words; all else is seen; exit status 0."""
+    """What is forbidden is unseen, with the server's own words; all else is seen; exit status 0. Without MULTI,
+    what would be probed inside of it is not sent."""
     with worker_on(managed):
         result = managed("doctor", "--json")
     assert result.status == 0
@@ -232,6 +233,8 @@ def test_a_managed_server_is_no_failure(managed: Commands) -> None:
     assert found(result, "EVICTION")[0]["severity"] == "ok"
     assert found(result, "NO_CONSUMERS")[0]["severity"] == "ok"
     assert "0 errors, 0 warnings" in managed("doctor").out
+    with redis_py.Redis.from_url(managed.url) as redis:
+        assert redis.keys("*doctor*") == []
 
 
 def test_a_command_was_renamed(prefix: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
