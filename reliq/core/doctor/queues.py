@@ -150,7 +150,7 @@ def _who(consumer: ConsumerInfo) -> str:
 
 
 def _look(queue: QueueFacts) -> str:
-    return _again(queue, "peek --state dead")
+    return _again(queue, "dead ls")
 
 
 def _again(queue: QueueFacts, words: str) -> str:
