@@ -187,7 +187,7 @@ def test_dead_letters(commands: Commands, redis: redis_py.Redis) -> None:
         assert (wrong(result), result.status) == ({"DEAD_GROWING": "warning"}, 0)
         [entry] = found(result, "DEAD_GROWING")
         assert entry["evidence"] == "3 of 3 in the last hour: 3 BURIED"
-        assert entry["remedy"] == f"reliq peek --state dead --queue emails --prefix {commands.prefix}"
+        assert entry["remedy"] == f"reliq dead ls --queue emails --prefix {commands.prefix}"
         for member, at in redis.zrange(dead, 0, -1, withscores=True):
             redis.zadd(dead, {member: at - 2 * HOUR * 1000})
         result = commands("doctor", "--json")
