@@ -245,7 +245,7 @@ class Reason(str, Enum):
         "DEAD_GROWING", Kind.QUEUE,
         "messages were given up within the last hour",
         "handlers fail, workers die, or bodies cannot be read, and it goes on",
-        "see why: reliq peek --state dead",
+        "see why: reliq dead ls",
     )  # fmt: skip
     OLD_BACKLOG = (
         "OLD_BACKLOG", Kind.QUEUE,
