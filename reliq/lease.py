@@ -36,7 +36,7 @@ def settle_for(
 def report(error: BaseException, settle: Settle) -> None:
     """One record for a handler that failed, at the level of what becomes of the message."""
     if settle.verb == "bury":
-        log.error("%s: %s (reliq peek --state dead shows its traceback)", fate(settle), describe(error))
+        log.error("%s: %s (reliq dead ls finds it, with its traceback)", fate(settle), describe(error))
     elif settle.verb == "retry":
         log.warning("%s: %s", fate(settle), describe(error))
 
