@@ -157,7 +157,7 @@ class Round:
         self.complaints: list[tuple[str, str]] = []
         self.rules: list[Rule] = []
         self.told_twice: set[int] = set()
-        self._healed_at = 0.0
+        self._healed_at = self._start_takes = 0.0
         self._asleep: set[int] = set()
         self._orphans: set[int] = set()
         self._shells = ["threads", "coroutines", "aio"]
@@ -189,11 +189,13 @@ class Round:
 
     def _play(self) -> Outcome:
         self.phase("work")
+        began = time.monotonic()
         for settings in self.kind.workers:
             self.worker(**settings)
         for settings in self.kind.producers:
             self.producer(**settings)
         wait_until(lambda: self._all_run() and self._all_started(), START, "all workers have started")
+        self._start_takes = time.monotonic() - began
         if self.kind.workers and self.kind.producers:
             wait_until(lambda: self._all_run() and self.effects.count() >= 5, START, "work begins")
         self.phase("harm")
@@ -351,12 +353,13 @@ class Round:
         self.phase("heal")
 
     def _bound(self) -> float:
-        """Seconds from the heal in which all must be done: lease + sweep + work."""
+        """Seconds from the heal in which all must be done: lease + sweep + work, and for who is started anew in the
+        last moment what a start takes here."""
         size = self.queue.size()
         backlog = size.ready + size.doing + size.later
         longest = max((settings["ms"][1] for settings in self.kind.producers), default=50) / 1000
         work = backlog * longest / 4 + 1.5  # a handler's own release takes a second
-        return self.kind.lease + SWEEP + work + SLACK
+        return self.kind.lease + SWEEP + work + self._start_takes + SLACK
 
     def _drain(self, bound: float) -> bool:
         """Whether everything was settled in time. Redis is asked until it answers."""
