@@ -119,7 +119,7 @@ class LetterWalk:
         return self._walk.done
 
     def step_g(self) -> Flow[list[Letter]]:
-        """The next letters: at most 1,000, or 256 kB, or one that is larger."""
+        """The next letters: at most 250, or 256 kB, or one that is larger."""
         return [Letter.read(*member) for member in (yield from self._walk.step_g())]
 
 

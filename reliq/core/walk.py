@@ -10,6 +10,8 @@ from reliq.core import scripts
 from reliq.core.command import Command, Flow
 
 _MARKED: Final = 4096
+#: Most elements of a step: deep in a list each costs some microseconds, and Redis is held for 5 ms at most.
+TOGETHER: Final = 250
 
 
 class Member(NamedTuple):
@@ -35,7 +37,7 @@ class SortedWalk:
         self.done = False
 
     def step_g(self) -> Flow[list[Member]]:
-        """The next members: at most 1,000, or 256 kB, or one that is larger."""
+        """The next members: at most 250, or 256 kB, or one that is larger."""
         reply = yield _page(self._key, self._queue, self._offset, self._low, self._high, self._mark)
         if not reply[0]:
             self._offset, self._mark = 0, ""
@@ -70,7 +72,7 @@ class ListWalk:
 
 
 def _page(key: str, queue: str, start: int, low: str = "", high: str = "", mark: str = "") -> Command:
-    args: tuple[Any, ...] = (start, defaults.SCRIPT_ELEMENTS, defaults.SCRIPT_BYTES, low, high, mark)
+    args: tuple[Any, ...] = (start, TOGETHER, defaults.SCRIPT_BYTES, low, high, mark)
     return Command(scripts.page, (key,), args, idempotent=True, queue=queue)
 
 

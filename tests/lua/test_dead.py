@@ -14,7 +14,7 @@ from reliq import defaults
 from reliq.core import dead
 from reliq.core import envelope as env
 from reliq.core.dead import Letter
-from reliq.core.walk import ListWalk, Member, SortedWalk
+from reliq.core.walk import TOGETHER, ListWalk, Member, SortedWalk
 from tests.lua.lab import PART, Lab, element, number_of
 
 _numbers = itertools.count(1)
@@ -270,7 +270,7 @@ def test_a_walk_meets_all_in_bounded_steps(lab: Lab) -> None:
     walk, met = SortedWalk(lab.keys.dead), list[Member]()
     while not walk.done:
         step = flow(lab, walk.step_g())
-        assert len(step) <= defaults.SCRIPT_ELEMENTS
+        assert len(step) <= TOGETHER
         assert sum(len(m.value) for m in step) <= PART or len(step) == 1
         met += step
     assert len(met) == len(members)
@@ -310,7 +310,7 @@ def test_a_walk_through_a_list_passes_nothing_over(lab: Lab) -> None:
     lab.push(*e)
     walk = ListWalk(lab.keys.ready)
     met = flow(lab, walk.step_g())
-    assert len(met) == 1000
+    assert len(met) == TOGETHER
     lab.push(element(9000), element(9001))
     lab.client.ltrim(lab.keys.ready, 0, -101)  # the hundred oldest are claimed
     met += list(walked(lab, walk))

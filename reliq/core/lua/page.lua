@@ -43,6 +43,6 @@ while count < most do
   if #part < step * width then
     return page
   end
-  step = math.min(most - count, count * 2, 16, math.max(1, math.floor((budget - bytes) / largest)))
+  step = math.min(most - count, count * 2, 32, math.max(1, math.floor((budget - bytes) / largest)))
 end
 return page
