@@ -113,23 +113,28 @@ class Model:
         self._trip(name, seen, 0)
 
     def claim(self, name: str, n: int, seen: Places) -> None:
-        """Somebody asks for ``n``. What was claimed ahead comes first; only without it Redis is asked."""
+        """Somebody asks for ``n``. What was claimed ahead comes first; only without it Redis is asked for more. It
+        need not be if all of that is known to be lost."""
         hand = self.hands[name]
-        if hand.ahead:
+        if set(hand.ahead) - hand.told:
             self._trip(name, seen, 0, certain=False)
             return
         alone = any(item.suspect for item in hand.held)  # and may be believed to be in hand still
-        self._trip(name, seen, max(n, hand.prefetch), asked=not alone)
+        certain = not hand.ahead
+        self._trip(name, seen, max(n, hand.prefetch), asked=certain and not alone, certain=certain)
 
-    def settle(self, name: str, item: Item, verb: str, seen: Places) -> bool:
-        """Whether it is accepted: only while the message is in this consumer's hands, as it was handed over."""
+    def settle(self, name: str, settles: list[tuple[Item, str]], seen: Places) -> list[bool]:
+        """Which of these (message, verb) are accepted: those that are in this consumer's hands, as handed over."""
         hand, doing = self.hands[name], self.places.doing[name]
-        hand.held = [other for other in hand.held if other != item]
-        accepted = item in doing
-        if accepted:
-            doing.remove(item)
-            self._settled(item, verb)
-        self._trip(name, seen, hand.prefetch + (not accepted))  # a late settle frees a slot that it did not have
+        accepted = []
+        for item, verb in settles:
+            hand.held = [other for other in hand.held if other != item]
+            accepted.append(item in doing)
+            if accepted[-1]:
+                doing.remove(item)
+                self._settled(item, verb)
+        # A late settle may free a slot that it did not have.
+        self._trip(name, seen, hand.prefetch + accepted.count(False))
         return accepted
 
     def _settled(self, item: Item, verb: str) -> None:
