@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from reliq import defaults
 from reliq.core import scripts
@@ -20,6 +20,8 @@ class Due(NamedTuple):
 
 
 NOW = Due()
+#: Producers that one sweep looks at: about a ms of Redis.
+_SWEEP: Final = 400
 
 
 class Confirm(NamedTuple):
@@ -220,13 +222,17 @@ def reap(
     )
 
 
-def sweep_producers(keys: Keys, cursor: int) -> Command:
-    """Forget idle producers, a page at a time. Parses to the next cursor."""
-    args = (cursor, 200, round(defaults.DEDUPE_WINDOW * 1000))
+def sweep_producers(keys: Keys) -> Command:
+    """Forget idle producers, some of them. Parses to True if there is likely more to do."""
+    args = (_SWEEP, round(defaults.DEDUPE_WINDOW * 1000))
     return Command(
-        scripts.sweep_producers, (keys.producers,), args, lambda r: int(r[0]), idempotent=True,
+        scripts.sweep_producers,
+        (keys.producers,),
+        args,
+        lambda r: r > _SWEEP / 4,
+        idempotent=True,
         queue=keys.queue,
-    )  # fmt: skip
+    )
 
 
 def scan_lists(keys: Keys, cursor: int) -> Command:

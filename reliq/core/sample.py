@@ -17,6 +17,8 @@ _SCRIPT: Final = scripts.load("sample", after="envelope")
 #: Milliseconds between two samples, at least; a rate is told over at least as long, and over no more than LONGEST.
 SHORTEST: Final = 10_000
 LONGEST: Final = 600_000
+#: So many sweeps in a row, at most, while each finds much to do.
+SWEEPS: Final = 50
 
 
 def sample(keys: Keys) -> Command:
@@ -29,7 +31,11 @@ def sample(keys: Keys) -> Command:
 
 def keep_g(keys: Keys) -> Flow[None]:
     """What a consumer on duty does every half minute to keep the books: forget idle producers, take a sample."""
-    all_of((yield [sweep_producers(keys, 0), sample(keys)]))
+    more, _ = all_of((yield [sweep_producers(keys), sample(keys)]))
+    for _ in range(SWEEPS):
+        if not more:
+            break
+        more = yield sweep_producers(keys)
 
 
 class Sample(NamedTuple):

@@ -70,7 +70,8 @@ def test_only_repeatable_commands_are_idempotent() -> None:
         (ops.renew(K, "c", 15), 0, False),
         (ops.expired(K, 0, 10), [1700, b"a", b"b"], (1700, ["a", "b"])),
         (ops.reap(K, "c"), [b"reaped", 3, 1, 1], ops.Reaped("reaped", 3, 1, True)),
-        (ops.sweep_producers(K, 0), [b"12", 3], 12),
+        (ops.sweep_producers(K), 101, True),
+        (ops.sweep_producers(K), 100, False),
         (
             ops.scan_lists(K, 0),
             [b"7", [K.inbox("a").encode(), K.doing("a").encode(), b"\xff", K.doing("b").encode()]],

@@ -78,7 +78,7 @@ COMMANDS: dict[str, Callable[[Lab], Command]] = {
     "leave, empty": lambda lab: ops.leave(lab.keys, "idle", bell_ended=True),
     "renew": lambda lab: ops.renew(lab.keys, "a", 15),
     "expired": lambda lab: ops.expired(lab.keys, 0, 10),
-    "sweep_producers": lambda lab: ops.sweep_producers(lab.keys, 0),
+    "sweep_producers": lambda lab: ops.sweep_producers(lab.keys),
     "page": lambda lab: next(SortedWalk(lab.keys.later).step_g()),
     "revive": lambda lab: dead.revive(lab.keys, "me", [LETTER]),
     "discard": lambda lab: dead.discard(lab.keys, "me", [LETTER]),

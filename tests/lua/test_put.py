@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from reliq.core import ops
@@ -100,19 +102,37 @@ def test_full_calls(lab: Lab) -> None:
 
 
 def test_idle_producers_are_swept(lab: Lab) -> None:
-    """Records of producers that were idle for the whole window go, a page at a time; others stay."""
+    """What a sweep has found idle, and another one after the whole window, is forgotten; some at a time."""
     now = lab.now()
-    old, new = now - 3_700_000, now - 3_500_000
-    records = {f"old{n}": f"7:{old}" for n in range(1500)} | {f"new{n}": f"7:{new}" for n in range(500)}
+    old, new = now - 3_601_000, now - 3_500_000
+    records = {f"old{n}": f"7:{old}" for n in range(2500)} | {f"new{n}": f"7:{new}" for n in range(500)}
     lab.client.hset(lab.keys.producers, mapping=records)
-    cursor, pages = 0, 0
-    while True:
-        cursor = lab.run(ops.sweep_producers(lab.keys, cursor))
-        pages += 1
-        if cursor == 0:
-            break
-    assert pages > 3
-    left = set(lab.client.hkeys(lab.keys.producers))
-    assert left == {b"new%d" % n for n in range(500)}
+    sweeps = 1
+    while lab.run(ops.sweep_producers(lab.keys)):
+        sweeps += 1
+    assert sweeps > 2
+    while lab.client.hlen(lab.keys.producers) > 500:
+        lab.run(ops.sweep_producers(lab.keys))
+    assert set(lab.client.hkeys(lab.keys.producers)) == {b"new%d" % n for n in range(500)}
     assert not lab.put(element(1), producer=b"new1", sequence=7)
     assert lab.put(element(1), producer=b"old1", sequence=7)
+
+
+def test_a_sweep_notes_who_is_idle(lab: Lab) -> None:
+    """From the first sweep on the window counts; a put starts it anew. A repeat does not, and is still a repeat."""
+
+    def record() -> Any:
+        return lab.client.hget(lab.keys.producers, b"p")
+
+    lab.put(element(1), producer=b"p", sequence=5)
+    assert record() == b"5"
+    before = lab.now()
+    lab.run(ops.sweep_producers(lab.keys))
+    number, _, since = record().partition(b":")
+    assert (number, before <= int(since) <= lab.now()) == (b"5", True)
+    assert not lab.put(element(1), producer=b"p", sequence=5)
+    lab.run(ops.sweep_producers(lab.keys))
+    assert record() == b"5:" + since
+    assert lab.put(element(2), producer=b"p", sequence=6)
+    assert record() == b"6"
+    assert lab.ready == [element(1), element(2)]

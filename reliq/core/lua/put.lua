@@ -3,7 +3,7 @@
 -- Guarantee: a repeat with the same producer and sequence adds nothing (I7), and with an explicit id the
 --   marker does the same for anybody. Refused under out-of-memory before anything is written. A repeat changes
 --   nothing, but it is a write (of what stands there), so that a WAIT behind it waits for the first time too.
--- KEYS  1 ready  2 producers (HASH producer -> "sequence:ms")
+-- KEYS  1 ready  2 producers (HASH producer -> sequence, and ":ms" if a sweep has found it idle)
 --       unless it is plainly for now: 3 later  4 consumers  5 marker (optional)
 -- ARGV  1 producer  2 sequence
 --       with KEYS 3: 3 'ready' | 'in' | 'at'  4 ms of delay, or Unix ms  5 dedupe window, ms
@@ -12,7 +12,8 @@
 -- Cost  O(elements); at most 1,000 elements or 256 kB a call, one larger element goes alone
 local seen = redis.call('HGET', KEYS[2], ARGV[1])
 local mark = KEYS[5] and redis.call('GET', KEYS[5])
-local repeated = seen and tonumber(ARGV[2]) <= tonumber(string.match(seen, '^%d+'))
+local last = seen and (tonumber(seen) or tonumber(string.match(seen, '^%d+')))
+local repeated = last and tonumber(ARGV[2]) <= last
 if repeated or mark then
   redis.call('HDEL', KEYS[2], '') -- allowed when out of memory; so is what follows
   if repeated then
@@ -22,7 +23,6 @@ if repeated or mark then
   end
   return 0
 end
-local t = redis.call('TIME')
 if not KEYS[3] then
   redis.call('LPUSH', KEYS[1], unpack(ARGV, 3))
 elseif ARGV[3] == 'ready' then
@@ -32,6 +32,7 @@ elseif ARGV[3] == 'ready' then
   end
   redis.call('LPUSH', KEYS[1], unpack(ARGV, 6))
 else
+  local t = redis.call('TIME')
   local now = t[1] * 1000 + math.floor(t[2] / 1000)
   local due = tonumber(ARGV[4])
   if ARGV[3] == 'in' then
@@ -51,5 +52,5 @@ else
     redis.call('LPUSH', KEYS[1], '\193rlq\0')
   end
 end
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ':' .. t[1] .. '000') -- to the second, which is cheaper to write
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 return 1
