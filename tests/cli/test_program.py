@@ -71,6 +71,9 @@ WRONG = [
     (["worker", "handlers", "--concurrency", "x"], ["--concurrency", "x"]),
     (["worker", "handlers", "--grace=-1"], ["grace=-1.0"]),
     (["worker", "handlers", "--log-level", "loud"], ["--log-level", "debug"]),
+    (["dead"], ["dead needs a second word", "ls, show, revive, rm, export, import"]),
+    (["dead", "revive"], ["which ones?", "--all"]),
+    (["fsck", "--repiar"], ["--repiar", "reliq fsck --help"]),
     (["demo", "nowhere"], ["nowhere is no folder"]),
     (["demo", "empty"], ["no regular file under empty"]),
 ]
