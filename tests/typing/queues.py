@@ -25,6 +25,7 @@ def sync(q: reliq.Queue) -> None:
     assert_type(q.size(), Sizes)
     assert_type(q.ping(), str)
     assert_type(q.explain("order-1"), reliq.Explanation)
+    assert_type(q.revive("order-1"), bool)
     assert_type(q.explain("order-1", deep=False).position, int | None)
     q.put({"to": "ada"}, "id")  # type: ignore[call-arg]
     q.put({"to": "ada"}, id=5)  # type: ignore[arg-type]
@@ -48,6 +49,7 @@ async def asynchronous(q: aio.Queue) -> None:
     assert_type(await q.size(), Sizes)
     assert_type(await q.ping(), str)
     assert_type(await q.explain("order-1", deep=False), reliq.Explanation)
+    assert_type(await q.revive("order-1"), bool)
     await q.put({"to": "ada"}, "id")  # type: ignore[call-arg]
     await q.put({"to": "ada"}, id=5)  # type: ignore[arg-type]
     async with q, q.consumer(prefetch=10, until_empty=True) as consumer:
