@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -22,6 +23,7 @@ from reliq import defaults
 from reliq.core import outcome
 from reliq.core.command import Command
 from reliq.core.keys import Keys
+from reliq.core.shape import ANY, fits
 from reliq.core.topology import Node, Server, Topology, redirection
 from reliq.errors import ConfigError, OutcomeUnknown, ReliqError, Unavailable, UnsupportedServer
 
@@ -275,8 +277,22 @@ def read_server(replies: list[Any], where: str) -> Server:
     )  # fmt: skip
 
 
+def check_greeting(replies: list[Any], address: Address, where: str) -> None:
+    """Refuse what no Redis says to ``opening``: something else listens there, or stands in between."""
+    for question, reply in zip(opening(address), replies, strict=True):
+        if reply is not None and not _GREETINGS[question[0]](reply):
+            raise outcome.not_sent("connect", where, f"it answers {' '.join(question)} with {repr(reply)[:100]}")
+
+
+_GREETINGS: Final[dict[str, Callable[[Any], bool]]] = {
+    "INFO": lambda reply: isinstance(reply, bytes | str),
+    "CLIENT": lambda reply: isinstance(reply, int),
+    "ROLE": lambda reply: fits(reply, (bytes, ANY, ...)) and reply[0].isascii(),
+}
+
+
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in version.split(".")[:2] if n.isdigit())
+    return tuple(int(n) for n in version.split(".")[:2] if n.isdecimal())
 
 
 def check_keys(keys: Keys | None, server: Server) -> None:

@@ -147,6 +147,7 @@ class Link:
                 replies = [await self._maybe(connection) for _ in questions]
         except _FAILURES as error:
             raise client.failure(_plain(error), "connect", self._where, sent=False) from error
+        client.check_greeting(replies, self._address, self._where)
         self.server, self.node = client.read_server(replies, self._where), node
         client.check_keys(self._keys, self.server)
         return self.server
@@ -195,7 +196,15 @@ class Link:
             replies = await self._aside(node, [command.anew_words(), *command.after], command)
         if isinstance(replies[0], Exception):
             raise await self._failure(replies[0], command, node) from replies[0]
-        return command.read(replies if command.after else replies[0])
+        return await self._understood(command, replies if command.after else replies[0])
+
+    async def _understood(self, command: Command, reply: Any) -> Any:
+        """What the command makes of its reply. After nonsense the connection is of no use any more."""
+        try:
+            return command.read(reply)
+        except OutcomeUnknown:
+            await self._drop()
+            raise
 
     async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Several commands (of one slot) in one round trip; an error reply stands in the place of its result."""
@@ -213,7 +222,7 @@ class Link:
             if node is not None:
                 [replies[i]] = await self._aside(node, [commands[i].anew_words()], commands[i])
         return [
-            await self._failure(r, c, node) if isinstance(r, Exception) else c.read(r)
+            await self._failure(r, c, node) if isinstance(r, Exception) else await self._understood(c, r)
             for c, r, node in zip(commands, replies, asked, strict=True)
         ]
 

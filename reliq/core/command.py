@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeVar
 
 from reliq.core.scripts import Script
+from reliq.core.shape import fits
+from reliq.errors import OutcomeUnknown, ReliqError
 
 Arg = bytes | str | int | float
 T = TypeVar("T")
@@ -57,8 +59,22 @@ class Command(NamedTuple):
         return self.words() if isinstance(self.verb, str) else self.source_words()
 
     def read(self, reply: Any) -> Any:
-        """The reply as the caller wants it."""
-        return reply if self.parse is None else self.parse(reply)
+        """The reply as the caller wants it. OutcomeUnknown if this is no reply that the command can have."""
+        try:
+            if isinstance(self.verb, Script) and not fits(reply[0] if self.after else reply, self.verb.shape):
+                raise self._nonsense(reply)
+            return reply if self.parse is None else self.parse(reply)
+        except ReliqError:
+            raise
+        except Exception as error:
+            raise self._nonsense(reply) from error
+
+    def _nonsense(self, reply: Any) -> OutcomeUnknown:
+        what = f"queue {self.queue!r}: {self.name}" if self.queue else self.name
+        return OutcomeUnknown(
+            f"{what}: {repr(reply)[:100]} came for an answer, which it cannot be; it may have run. Look for what "
+            "stands between here and Redis: a proxy, or a server that is none."
+        )
 
 
 def bulk(word: Arg) -> bytes:

@@ -161,7 +161,11 @@ def _command(
 ) -> Command:
     markers = (keys.marker(letter.identity) for letter in letters)
     names = (*places, keys.events, keys.stats, *markers)
-    return Command(script, names, args, lambda r: [n == 1 for n in r], idempotent=True, queue=keys.queue)
+
+    def parse(reply: Any) -> list[bool]:
+        return [flag == 1 for flag, _ in zip(reply, letters, strict=True)]
+
+    return Command(script, names, args, parse, idempotent=True, queue=keys.queue)
 
 
 def _short(text: str) -> str:

@@ -10,6 +10,7 @@ from reliq import defaults
 from reliq.core import scripts
 from reliq.core.command import Arg, Command, bulk
 from reliq.core.keys import Keys
+from reliq.core.shape import fits
 
 
 class Due(NamedTuple):
@@ -166,7 +167,7 @@ def expired(keys: Keys, offset: int, count: int, recent: float | None = None) ->
         scripts.expired,
         (keys.consumers,),
         (offset, count, "" if recent is None else round(recent * 1000)),
-        lambda r: (int(r[0]), [n.decode() for n in r[1:]]),
+        lambda r: (r[0], [_text(name) for name in r[1:]]),
         queue=keys.queue,
     )
 
@@ -282,7 +283,7 @@ def known_queues(prefix: str) -> Command:
 
 def length(key: str, verb: str = "LLEN") -> Command:
     """Parses to the number of members of a list (LLEN) or sorted set (ZCARD)."""
-    return Command(verb, (key,), idempotent=True)
+    return Command(verb, (key,), (), int, idempotent=True)
 
 
 def sizes(keys: Keys, names: Sequence[str]) -> Command:
@@ -298,7 +299,7 @@ def consumers(keys: Keys) -> Command:
     """Parses to [(consumer, lease end in server ms), ...], soonest first."""
 
     def parse(reply: Any) -> list[tuple[str, int]]:
-        return [(n.decode(), int(float(s))) for n, s in zip(reply[::2], reply[1::2], strict=True)]
+        return [(_text(n), _ms(s)) for n, s in zip(reply[::2], reply[1::2], strict=True)]
 
     return Command("ZRANGE", (keys.consumers,), (0, -1, "WITHSCORES"), parse, idempotent=True)
 
@@ -308,9 +309,18 @@ def session(keys: Keys, consumer: str) -> Command:
 
     def parse(reply: Any) -> dict[str, str]:
         it = iter(reply)
-        return {k.decode(): v.decode("utf-8", "replace") for k, v in zip(it, it, strict=True)}
+        return {_text(k): _text(v) for k, v in zip(it, it, strict=True)}
 
     return Command("HGETALL", (keys.session(consumer),), (), parse, idempotent=True)
+
+
+def _text(name: bytes) -> str:
+    """As far as it is one: anybody may have written it."""
+    return name.decode("utf-8", "replace")
+
+
+def _ms(score: bytes) -> int:
+    return int(max(-1e15, min(float(score), 1e15)))
 
 
 def server_time() -> Command:
@@ -321,7 +331,14 @@ def server_time() -> Command:
 def page(key: str, start: int, stop: int, verb: str = "LRANGE") -> Command:
     """Elements of a list (LRANGE) or members of a sorted set with scores (ZRANGE)."""
     args: tuple[Arg, ...] = (start, stop) if verb == "LRANGE" else (start, stop, "WITHSCORES")
-    return Command(verb, (key,), args, idempotent=True)
+    return Command(verb, (key,), args, _byte_strings, idempotent=True)
+
+
+def _byte_strings(reply: Any) -> list[bytes]:
+    if not fits(reply, (bytes, ...)):
+        raise TypeError("no list of byte strings")
+    found: list[bytes] = reply
+    return found
 
 
 def unblock(client_id: int) -> Command:

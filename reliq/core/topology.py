@@ -90,9 +90,10 @@ def redirection(text: str, asked: Node | None) -> tuple[int, Node] | None:
     if len(words) != 3 or words[0] not in ("MOVED", "ASK") or not words[1].isdigit():
         return None
     host, _, port = words[2].rpartition(":")
-    if not port.isdigit():
+    if not (port.isdecimal() and words[1].isdecimal()):
         return None
-    return int(words[1]), Node(_host(host, asked), int(port))
+    node = Node(_host(host, asked), int(port))
+    return (int(words[1]), node) if is_address(*node) else None
 
 
 def _host(named: str, asked: Node | None) -> str:
@@ -161,7 +162,11 @@ class Topology:
             if not reply:
                 failures.append(f"sentinel {sentinel} knows no {self.master!r}")
                 continue
-            node = Node(_host(_text(reply[0]), sentinel), int(reply[1]))
+            try:
+                node = _address(reply, sentinel)
+            except (ValueError, TypeError, LookupError):
+                failures.append(f"sentinel {sentinel} named no address but {repr(reply)[:100]}")
+                continue
             if node in dead:
                 continue
             try:
@@ -206,7 +211,7 @@ class Topology:
             except ReliqError as error:
                 failures.append(str(error))
                 continue
-            except (ValueError, TypeError, IndexError):
+            except (ValueError, TypeError, LookupError):
                 failures.append(f"{node} gave no list of slots")
                 continue
             answered = True
@@ -226,7 +231,7 @@ class Topology:
         ranges: list[tuple[int, int, Node]] = []
         nodes: list[Node] = []
         for first, last, *servers in reply:
-            serving = [Node(_host(_text(s[0]), asked), int(s[1])) for s in servers]
+            serving = [_address(server, asked) for server in servers]
             ranges.append((int(first), int(last), serving[0]))
             nodes += serving
         self._ranges, self._moved = ranges, {}
@@ -246,5 +251,25 @@ def _unique(nodes: Iterable[Node]) -> tuple[Node, ...]:
     return tuple(dict.fromkeys(nodes))
 
 
-def _text(value: bytes | str | None) -> str:
+def _text(value: Any) -> str:
+    """A name in a reply; TypeError if it is none."""
+    if value is not None and not isinstance(value, bytes | str):
+        raise TypeError(f"{value!r} is no name")
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
+
+
+def is_address(host: str, port: int) -> bool:
+    """Whether a connection can be tried; of others not even the attempt fails in an orderly way."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return host.isprintable() and 0 < port <= 65535
+
+
+def _address(named: Any, asked: Node) -> Node:
+    """Host and port as a server names them; ValueError, TypeError or LookupError if that is no address."""
+    node = Node(_host(_text(named[0]), asked), int(named[1]))
+    if not is_address(*node):
+        raise ValueError(f"{node} is no address")
+    return node

@@ -135,6 +135,7 @@ class Link:
             replies = [self._allowed(self._wire.read()) for _ in questions]
         except _FAILURES as error:
             raise client.failure(error, "connect", self._where, sent=False) from error
+        client.check_greeting(replies, self._address, self._where)
         self.server, self.node = client.read_server(replies, self._where), node
         client.check_keys(self._keys, self.server)
         return self.server
@@ -183,7 +184,15 @@ class Link:
             replies = self._aside(node, [command.anew_words(), *command.after], command)
         if isinstance(replies[0], Exception):
             raise self._failure(replies[0], command, node) from replies[0]
-        return command.read(replies if command.after else replies[0])
+        return self._understood(command, replies if command.after else replies[0])
+
+    def _understood(self, command: Command, reply: Any) -> Any:
+        """What the command makes of its reply. After nonsense the connection is of no use any more."""
+        try:
+            return command.read(reply)
+        except OutcomeUnknown:
+            self.close()
+            raise
 
     def _failure(self, reply: Exception, command: Command, asked: Node | None = None) -> ReliqError:
         """What an error reply means; if the primary is elsewhere, the connection is of no use any more."""
@@ -224,7 +233,7 @@ class Link:
             if node is not None:
                 [replies[i]] = self._aside(node, [commands[i].anew_words()], commands[i])
         return [
-            self._failure(r, c, node) if isinstance(r, Exception) else c.read(r)
+            self._failure(r, c, node) if isinstance(r, Exception) else self._understood(c, r)
             for c, r, node in zip(commands, replies, asked, strict=True)
         ]
 

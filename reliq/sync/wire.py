@@ -52,6 +52,8 @@ class StraightWire(Wire):
         return b"".join([pack_command(line) for line in lines])  # type: ignore[arg-type]  # of a tuple of one, it says
 
     def send(self, packed: bytes) -> None:
+        if self._reader.has_data():  # an answer that nobody asked for would be taken for that to this
+            raise redis.exceptions.ConnectionError("the server has said more than it was asked")
         self._sock.sendall(packed)
 
     def read(self) -> Any:
