@@ -90,7 +90,7 @@ def claim_without_reconcile() -> None:
     _rewrite(
         "trip",
         ("local unknown = ARGV[4] ~= epoch or before ~= tonumber(ARGV[5])", "local unknown = false"),
-        ("late, 1, 0, -1, 0, 0, redis.call('LRANGE', DOING, 0, -1),", "late, 0, 0, -1, 0, 0, {},"),
+        ("late, 1, 0, -1, 0, 0, held,", "late, 0, 0, -1, 0, 0, {},"),
     )
 
 

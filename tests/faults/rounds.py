@@ -353,8 +353,8 @@ class Round:
         self.phase("heal")
 
     def _bound(self) -> float:
-        """Seconds from the heal in which all must be done: lease + sweep + work, and what a start takes here for who
-        is started anew in the last moment."""
+        """Seconds from the heal in which all must be done: lease + sweep + work, and what a start takes here, for
+        who is started anew in the last moment."""
         size = self.queue.size()
         backlog = size.ready + size.doing + size.later
         longest = max((settings["ms"][1] for settings in self.kind.producers), default=50) / 1000
