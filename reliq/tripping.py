@@ -68,7 +68,7 @@ class Tripping:
         if buried:
             note = env.split_note(buried[0].back)[0]
             log.error(
-                "queue %r: %d message(s) dead-lettered unread, the first: %s (%s); see reliq peek --state dead",
+                "queue %r: %d message(s) dead-lettered unread, the first: %s (%s); see reliq dead ls",
                 self._name, len(buried), note.get("error"), note.get("cause"),
                 extra=self._fields(buried[0].message),
             )  # fmt: skip

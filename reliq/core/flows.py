@@ -129,8 +129,8 @@ def adopt_strays_g(
 def _reap_each_g(
     keys: Keys, names: list[str], report: ReapReport, *, lease: float, server: str, max_losses: int
 ) -> Flow[None]:
-    """First calls for all of them in pipelines, which Redis runs in one go, so that all of one together move no more
-    than one call may; those with more to give go on one by one."""
+    """First calls for all of them in pipelines, which Redis runs in one go, so that all of one together move no
+    more than one call may; those with more to give go on one by one."""
     options: dict[str, Any] = {"lease": lease, "server": server, "max_losses": max_losses}
     for start in range(0, len(names), 100):
         batch = names[start : start + 100]

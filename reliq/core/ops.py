@@ -192,7 +192,7 @@ def reap(
     started: Sequence[bytes] | None = None,
     elements: int = defaults.REAP_ELEMENTS,
 ) -> Command:
-    """Requeue what a dead consumer held, up to so many ``elements``; ``dead`` says that its process was seen to die.
+    """Requeue what a dead consumer held, up to so many ``elements``; ``dead``: its process was seen to die.
 
     ``started``: exactly the ids that handlers had in hand, if that is known. Parses to Reaped.
     """

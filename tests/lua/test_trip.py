@@ -432,7 +432,7 @@ def test_producers_need_no_trip(lab: Lab) -> None:
 
 
 def test_equal_messages_that_are_retried_stay_two(lab: Lab) -> None:
-    """Somebody has pushed an envelope twice, and a handler fails at both: one waits, the other comes back at once."""
+    """Somebody has pushed an envelope twice, and a handler fails at both: one waits, one comes back at once."""
     e, back = element(1), element(1, returns=1, failed=1)
     lab.push(e, e)
     lab.trip("a", 1, want=2)

@@ -54,7 +54,8 @@ if trip == last then
   for index in string.gmatch(session[2] or '', '%d+') do
     late[#late + 1] = tonumber(index)
   end
-  return {'again', now, epoch, late, 1, 0, -1, 0, 0, redis.call('LRANGE', DOING, 0, -1), redis.call('LLEN', READY), last}
+  local held = redis.call('LRANGE', DOING, 0, -1)
+  return {'again', now, epoch, late, 1, 0, -1, 0, 0, held, redis.call('LLEN', READY), last}
 end
 
 local function note(event, id, extra)
