@@ -15,6 +15,7 @@ except ImportError:
     Reader = pack_command = None  # type: ignore[assignment, misc]  # then they are not used
 
 _AT_ONCE: Final = 64 * 1024
+_TOO_MUCH: Final = redis.exceptions.ConnectionError("the server has said more than it was asked, or has ended")
 
 
 class Wire:
@@ -29,7 +30,10 @@ class Wire:
         return self._connection.pack_commands(lines)
 
     def send(self, packed: Any) -> None:
-        """Hand over all of it to the socket."""
+        """Hand over all of it to the socket, unless the server has said more than it was asked: it would be taken
+        for the answer to this."""
+        if self._connection.can_read(0):
+            raise _TOO_MUCH
         self._connection.send_packed_command([packed] if isinstance(packed, bytes) else packed, check_health=False)
 
     def read(self) -> Any:
@@ -52,8 +56,8 @@ class StraightWire(Wire):
         return b"".join([pack_command(line) for line in lines])  # type: ignore[arg-type]  # of a tuple of one, it says
 
     def send(self, packed: bytes) -> None:
-        if self._reader.has_data():  # an answer that nobody asked for would be taken for that to this
-            raise redis.exceptions.ConnectionError("the server has said more than it was asked")
+        if self._reader.has_data():
+            raise _TOO_MUCH
         self._sock.sendall(packed)
 
     def read(self) -> Any:
