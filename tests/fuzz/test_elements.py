@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import reliq
 from reliq.cli import peek
 from reliq.core import envelope as env
+from reliq.core import flows
 from tests.conformance.shell import Shell, dead_letters
 from tests.fuzz import fates
 from tests.fuzz.mutants import BELL, MAGIC, seal
@@ -76,8 +77,9 @@ async def test_what_somebody_wrote_into_the_other_places_comes_to_an_end_too(
     redis.rpush(keys.doing("nobody"), *junk)
     redis.zadd(keys.consumers, {"nobody": 1})
     redis.hset(keys.stats, "server_since", 0)
+    redis.zadd(keys.consumers, {b"\xff no text": 1, b"": 2, b"for ever": "inf"})
     async with sh.open(queue.consumer(prefetch=50)) as consumer:
-        redis.hset(keys.stats, mapping={"server": await _run_id(redis), "server_since": 0})
+        redis.hset(keys.stats, mapping={"server": await _identity(redis), "server_since": 0})
         report = await sh(sh.Reaper(queue).run_once())
         assert report.errors == []
         redis.rpush(keys.doing(consumer.name), *junk)
@@ -86,6 +88,8 @@ async def test_what_somebody_wrote_into_the_other_places_comes_to_an_end_too(
             for lease in leases:
                 bodies.append(lease.body)
                 await sh(lease.ack())
+    assert (await sh(queue.size())).ready >= 0
+    assert len(await sh(_consumers(queue))) == 3
     bodies += await sh.drain(queue)
     handled, kept = expected(junk, None)
     assert Counter(map(repr, bodies)) == Counter({body: 3 * n for body, n in handled.items()})
@@ -93,9 +97,14 @@ async def test_what_somebody_wrote_into_the_other_places_comes_to_an_end_too(
     assert found == Counter({e: 3 * n for e, n in kept.items()}) + Counter(junk)
 
 
-async def _run_id(redis: redis_py.Redis) -> str:
-    info: Any = redis.info("server")
-    return str(info["run_id"])
+def _consumers(queue: Any) -> Any:
+    """What reliq status shows of them, in this shell."""
+    return queue.links.flow(flows.consumers_g(queue.options.keys))
+
+
+async def _identity(redis: redis_py.Redis) -> str:
+    info: Any = redis.info()
+    return f"{info['run_id']}:{info['master_replid']}"
 
 
 def _body(note: dict[str, Any], element: bytes) -> bytes:
