@@ -189,8 +189,8 @@ class ShellMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def come_due(self, data: st.DataObject) -> None:
         """The time of a delayed message has come."""
-        waiting = sorted(self.model.places.later - set(self.model.due), key=lambda item: item[1:])  # ids are random
-        item = data.draw(st.sampled_from(waiting))
+        waiting = self.model.places.later - set(self.model.due)
+        item = data.draw(st.sampled_from(sorted(waiting, key=lambda item: item[1:])))  # not by the id: that is random
         [element] = [e for e in self.redis.zrange(self.keys.later, 0, -1) if item_of(e) == item]
         self.redis.zadd(self.keys.later, {element: next(self.times) * 1000})
         self.model.come_due(item)
