@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -47,8 +48,9 @@ class Ids:
 
     def many(self, length: int) -> list[bytes]:
         """So many, in order."""
-        first = self._first(time.time_ns() // 1_000_000)
-        return [number.to_bytes(16, "big") for number in range(first, first + length)]
+        fixed, first = divmod(self._first(time.time_ns() // 1_000_000), 1 << 64)
+        head, numbers = fixed.to_bytes(8, "big"), struct.pack(f">{length}Q", *range(first, first + length))
+        return [head + numbers[start : start + 8] for start in range(0, 8 * length, 8)]
 
     @staticmethod
     def _first(ms: int) -> int:
@@ -148,11 +150,16 @@ def confirm(replicas: int, fsync: bool, timeout: float) -> Confirm:
     return Confirm(replicas, fsync, round(1000 * max(timeout / 2, min(timeout * 0.8, timeout - 0.3))))
 
 
-def receipts(ids: list[str], reply: Any, command: Command) -> list[Receipt]:
+def receipts(ids: Sequence[bytes]) -> list[Receipt]:
+    """Of a put that asked for nothing, or did not learn yet what was confirmed."""
+    return list(map(Receipt, map(bytes.hex, ids)))
+
+
+def confirmed(receipts: list[Receipt], reply: Any, command: Command) -> list[Receipt]:
     """What the caller of a put gets; OutcomeUnknown if not all that was asked for has been confirmed."""
     if not isinstance(reply, Confirmed):
-        return list(map(Receipt, ids))
-    found: list[Receipt] = [ConfirmedReceipt(id, reply.replicas, reply.fsynced) for id in ids]
+        return receipts
+    found: list[Receipt] = [ConfirmedReceipt(id, reply.replicas, reply.fsynced) for id in receipts]
     if missing := reply.shortfall:
         raise OutcomeUnknown(
             f"queue {command.queue!r}: put: the primary has it, but {missing} in time, so a failover or a crash "
@@ -182,17 +189,16 @@ class QueueOptions:
     def name(self) -> str:
         return self.keys.queue
 
-    def element(self, body: Any, id: str | None = None) -> tuple[str, bytes]:
-        """Encode a body into (id as text, element). The trace id of the context goes with it."""
+    def element(self, body: Any, id: str | None = None) -> tuple[bytes, bytes]:
+        """Encode a body into (id, element). The trace id of the context goes with it."""
         raw_id = _IDS.one() if id is None else env.named_id(_checked_id(id))
-        return raw_id.hex(), env.seal(raw_id + self._meta(id) + encode(self.codec, body, self.max_body))
+        return raw_id, env.seal(raw_id + self._meta(id) + encode(self.codec, body, self.max_body))
 
-    def elements(self, bodies: Iterable[Any]) -> tuple[list[str], list[bytes]]:
+    def elements(self, bodies: Iterable[Any]) -> tuple[list[bytes], list[bytes]]:
         """The same for many, in order; if one of them cannot be encoded, for none."""
         data = encode_all(self.codec, list(bodies), self.max_body)
         raw_ids, meta = _IDS.many(len(data)), self._meta()
-        elements = [env.seal(id + meta + body) for id, body in zip(raw_ids, data, strict=True)]
-        return [id.hex() for id in raw_ids], elements
+        return raw_ids, [env.seal(id + meta + body) for id, body in zip(raw_ids, data, strict=True)]
 
     @cached_property
     def _plain_meta(self) -> bytes:
@@ -302,24 +308,25 @@ class Producers:
         self._idle.append(producer)
 
 
-def partly(error: Refused | OutcomeUnknown, ids: list[str], done: int, sent: int) -> PutManyError:
+def partly(error: Refused | OutcomeUnknown, ids: Sequence[bytes], done: int, sent: int) -> PutManyError:
     """Which ids are in, which are not, which may be, when one chunk of several failed."""
-    unknown = ids[done : done + sent] if isinstance(error, OutcomeUnknown) else []
-    refused = ids[done + len(unknown) :]
+    named = receipts(ids)
+    unknown = named[done : done + sent] if isinstance(error, OutcomeUnknown) else []
+    refused = named[done + len(unknown) :]
     return PutManyError(
-        f"{done} of {len(ids)} messages are in, {len(refused)} are not, {len(unknown)} may be: {error}",
-        accepted=ids[:done],
+        f"{done} of {len(named)} messages are in, {len(refused)} are not, {len(unknown)} may be: {error}",
+        accepted=named[:done],
         refused=refused,
         unknown=unknown,
         replay=error.replay if isinstance(error, OutcomeUnknown) else None,
     )
 
 
-def unknown_put(error: OutcomeUnknown, ids: list[str], command: Command) -> OutcomeUnknown:
+def unknown_put(error: OutcomeUnknown, ids: Sequence[bytes], command: Command) -> OutcomeUnknown:
     """The error of a put without an answer: it carries what a repeat needs."""
     return OutcomeUnknown(
         f"{error} Give this error to queue.repeat() to send the same once more without a second copy.",
-        ids=ids,
+        ids=receipts(ids),
         replay=command,
     )
 

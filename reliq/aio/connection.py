@@ -167,12 +167,17 @@ class Link:
         except Exception:  # noqa: BLE001 - whatever is wrong with it, a new one is right
             return True
 
-    async def run(self, command: Command) -> Any:
-        """One round trip. The error says whether it was executed: Refused, or OutcomeUnknown; Moved: not here."""
+    async def run(self, command: Command, meanwhile: Callable[[], object] | None = None) -> Any:
+        """One round trip. The error says whether it was executed: Refused, or OutcomeUnknown; Moved: not here.
+
+        ``meanwhile``: what there is to do while Redis is at work.
+        """
         if self.unread:
             await self._drop()  # somebody was interrupted before he read it: it is no reply to this command
         await self.connect()
         await self.send(command)
+        if meanwhile is not None:
+            meanwhile()
         return await self.receive(command)
 
     async def send(self, command: Command) -> None:
@@ -463,14 +468,14 @@ class Links:
         finally:
             pool.give_back(link)
 
-    async def run(self, command: Command) -> Any:
+    async def run(self, command: Command, meanwhile: Callable[[], object] | None = None) -> Any:
         """Run one command, once; where MOVED says, if it says so."""
         for _ in range(HOPS):
             with suppress(Moved):
                 async with self._link(command.routing_key) as link:
-                    return await link.run(command)
+                    return await link.run(command, meanwhile)
         async with self._link(command.routing_key) as link:
-            return await link.run(command)
+            return await link.run(command, meanwhile)
 
     async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
         """Run several commands in one round trip, once; errors stand in the place of results. In a Cluster they
@@ -486,29 +491,32 @@ class Links:
                     results[i] = error
         return results
 
-    async def insist(self, command: Command) -> Any:
+    async def insist(self, command: Command, meanwhile: Callable[[], object] | None = None) -> Any:
         """Run a command that is safe to repeat until it is answered, for at most ``timeout`` seconds.
 
+        ``meanwhile``: what there is to do while Redis is at work; it may be done several times.
         Raises OutcomeUnknown if any try may have been executed, else the last refusal. A server that was
         never reached fails at once.
         """
         try:
-            reply = await self.run(command)
+            reply = await self.run(command, meanwhile)
         except (Unavailable, OutcomeUnknown) as error:
             self._reached |= isinstance(error, OutcomeUnknown)
             if not (command.idempotent and self._reached):
                 raise
-            return await self._insist(command, error)
+            return await self._insist(command, meanwhile, error)
         self._reached = True
         return reply
 
-    async def _insist(self, command: Command, first: Unavailable | OutcomeUnknown) -> Any:
+    async def _insist(
+        self, command: Command, meanwhile: Callable[[], object] | None, first: Unavailable | OutcomeUnknown
+    ) -> Any:
         uncertain = isinstance(first, OutcomeUnknown)
 
         async def once() -> Any:
             nonlocal uncertain
             try:
-                return await self.run(command)
+                return await self.run(command, meanwhile)
             except OutcomeUnknown:
                 uncertain = self._reached = True
                 raise

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from reliq import defaults
 from reliq.errors import OutcomeUnknown, ReliqError
-from reliq.model import Receipt
+from reliq.model import Receipt, receipts
 
 #: Seconds. If a call takes longer, Redis is far away or in trouble: the next one does not wait for its end.
 _PATIENCE: Final = 0.05
@@ -26,7 +26,7 @@ _PATIENCE: Final = 0.05
 class _Put(NamedTuple):
     """One that waits for its outcome."""
 
-    id: str
+    id: bytes
     element: bytes
     outcome: asyncio.Future[Receipt]
 
@@ -34,13 +34,13 @@ class _Put(NamedTuple):
 class Puts:
     """Those of one queue and one event loop. ``send`` makes a call of ids and elements."""
 
-    def __init__(self, send: Callable[[list[str], list[bytes]], Awaitable[list[Receipt]]]) -> None:
+    def __init__(self, send: Callable[[list[bytes], list[bytes]], Awaitable[list[Receipt]]]) -> None:
         self._send = send
         self._waiting: deque[_Put] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._latest: asyncio.Task[None] | None = None  # as long as others wait for its end
 
-    async def put(self, id: str, element: bytes) -> Receipt:
+    async def put(self, id: bytes, element: bytes) -> Receipt:
         """Send it with the next call; the outcome is that of the call."""
         loop = asyncio.get_running_loop()
         put = _Put(id, element, loop.create_future())
@@ -75,7 +75,7 @@ class Puts:
         if not puts:
             return
         try:
-            receipts = await self._send([put.id for put in puts], [put.element for put in puts])
+            found = await self._send([put.id for put in puts], [put.element for put in puts])
         except Exception as error:  # noqa: BLE001 - the tasks that wait for it raise it
             for put in puts:
                 if not put.outcome.done():
@@ -85,7 +85,7 @@ class Puts:
                 put.outcome.cancel()
             raise
         else:
-            for put, receipt in zip(puts, receipts, strict=True):
+            for put, receipt in zip(puts, found, strict=True):
                 if not put.outcome.done():
                     put.outcome.set_result(receipt)
 
@@ -104,12 +104,12 @@ class Puts:
         return puts
 
 
-def _own(error: Exception, id: str) -> Exception:
+def _own(error: Exception, id: bytes) -> Exception:
     """The error of a call as that of one of its puts: each task raises its own."""
     if not isinstance(error, ReliqError):
         return error
     own = copy(error)
     own.__cause__ = error.__cause__
     if isinstance(own, OutcomeUnknown):
-        own.ids = [id]
+        own.ids = [*receipts([id])]
     return own

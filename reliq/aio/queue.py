@@ -22,8 +22,8 @@ from reliq.model import Receipt
 
 if TYPE_CHECKING:
     from reliq.ack import Handler, P, R
-    from reliq.core.explain import Explanation
     from reliq.aio.consumer import Consumer
+    from reliq.core.explain import Explanation
 
 
 class Queue:
@@ -114,11 +114,11 @@ class Queue:
         Raises Refused (QueueFull, Unavailable, …: it is not in), or OutcomeUnknown (it may be; the error
         can be given to ``repeat``), BodyError, ConfigError.
         """
-        mid, element = self.options.element(body, id)
+        raw_id, element = self.options.element(body, id)
         due, confirm = model.due(delay, at), model.confirm(replicas, fsync, self.options.timeout)
         if due is ops.NOW and confirm is ops.NOTHING and id is None:
-            return await self._gathered().put(mid, element)
-        [receipt] = await self._send([mid], [element], due, self.options.marker(id), confirm)
+            return await self._gathered().put(raw_id, element)
+        [receipt] = await self._send([raw_id], [element], due, self.options.marker(id), confirm)
         return receipt
 
     def _gathered(self) -> Puts:
@@ -159,7 +159,7 @@ class Queue:
         return receipts
 
     async def _send(
-        self, ids: list[str], elements: Any, due: ops.Due, marker: str, confirm: ops.Confirm
+        self, ids: list[bytes], elements: list[bytes], due: ops.Due, marker: str, confirm: ops.Confirm
     ) -> list[Receipt]:
         if not self._registered:
             try:
@@ -169,14 +169,19 @@ class Queue:
             self._registered = True
         producer = self._producers.take()
         command = producer.put(elements, due, marker, confirm)
+        receipts: list[Receipt] = []
+
+        def name() -> None:
+            receipts[:] = model.receipts(ids)
+
         try:
-            reply = await self.links.insist(command)
+            reply = await self.links.insist(command, name)
         except Refused:
             self._producers.give_back(producer)
             raise
         except OutcomeUnknown as error:  # its series is frozen: the producer is not given back
             raise model.unknown_put(error, ids, command) from error
-        receipts = model.receipts(ids, reply, command)  # a shortfall freezes the series too
+        receipts = model.confirmed(receipts, reply, command)  # a shortfall freezes the series too
         self._producers.give_back(producer)
         return receipts
 
@@ -188,7 +193,7 @@ class Queue:
             reply = await self.links.insist(replay)
         except OutcomeUnknown as again:
             raise OutcomeUnknown(str(again), ids=ids, replay=replay) from again
-        return [*model.receipts(ids, reply, replay)]
+        return [*model.confirmed(list(map(Receipt, ids)), reply, replay)]
 
     # -- consume ----------------------------------------------------------------------------------------
 

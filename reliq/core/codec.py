@@ -116,7 +116,7 @@ def encode_all(codec: Codec, bodies: Sequence[Any], limit: int) -> list[bytes]:
     pack = msgpack.Packer(datetime=True).pack if codec is CODECS["msgpack"] else codec.encode
     with suppress(Exception):
         data = list(map(pack, bodies))
-        if max(map(len, data), default=0) <= limit:
+        if sum(map(len, data)) <= limit or max(map(len, data)) <= limit:
             return data
     return [encode(codec, body, limit) for body in bodies]  # this says which it is, and what is wrong with it
 

@@ -118,7 +118,7 @@ def _confirmed(wanted: Confirm, replies: Sequence[Any]) -> Confirmed:
     return Confirmed(wanted, replicas, fsynced, errors)
 
 
-def chunks(elements: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+def chunks(elements: list[bytes]) -> Iterator[list[bytes]]:
     """Split into what one script call may take; one element over the limit goes alone."""
     if len(elements) <= defaults.SCRIPT_ELEMENTS and sum(map(len, elements)) <= defaults.SCRIPT_BYTES:
         if elements:

@@ -156,12 +156,17 @@ class Link:
         except Exception:  # noqa: BLE001 - whatever is wrong with it, a new one is right
             return True
 
-    def run(self, command: Command) -> Any:
-        """One round trip. The error says whether it was executed: Refused, or OutcomeUnknown; Moved: not here."""
+    def run(self, command: Command, meanwhile: Callable[[], object] | None = None) -> Any:
+        """One round trip. The error says whether it was executed: Refused, or OutcomeUnknown; Moved: not here.
+
+        ``meanwhile``: what there is to do while Redis is at work.
+        """
         if self.unread:
             self.close()  # somebody was interrupted before he read it: it is no reply to this command
         self.connect()
         self.send(command)
+        if meanwhile is not None:
+            meanwhile()
         return self.receive(command)
 
     def send(self, command: Command) -> None:
@@ -352,13 +357,13 @@ class Links:
         finally:
             self._give_back(link)
 
-    def run(self, command: Command) -> Any:
+    def run(self, command: Command, meanwhile: Callable[[], object] | None = None) -> Any:
         """Run one command, once; where MOVED says, if it says so."""
         hops = HOPS
         while True:
             link = self._take(command.routing_key)
             try:
-                return link.run(command)
+                return link.run(command, meanwhile)
             except Moved:
                 if not hops:
                     raise
@@ -380,29 +385,32 @@ class Links:
                     results[i] = error
         return results
 
-    def insist(self, command: Command) -> Any:
+    def insist(self, command: Command, meanwhile: Callable[[], object] | None = None) -> Any:
         """Run a command that is safe to repeat until it is answered, for at most ``timeout`` seconds.
 
+        ``meanwhile``: what there is to do while Redis is at work; it may be done several times.
         Raises OutcomeUnknown if any try may have been executed, else the last refusal. A server that was
         never reached fails at once.
         """
         try:
-            reply = self.run(command)
+            reply = self.run(command, meanwhile)
         except (Unavailable, OutcomeUnknown) as error:
             self._reached |= isinstance(error, OutcomeUnknown)
             if not (command.idempotent and self._reached):
                 raise
-            return self._insist(command, error)
+            return self._insist(command, meanwhile, error)
         self._reached = True
         return reply
 
-    def _insist(self, command: Command, first: Unavailable | OutcomeUnknown) -> Any:
+    def _insist(
+        self, command: Command, meanwhile: Callable[[], object] | None, first: Unavailable | OutcomeUnknown
+    ) -> Any:
         uncertain = isinstance(first, OutcomeUnknown)
 
         def once() -> Any:
             nonlocal uncertain
             try:
-                return self.run(command)
+                return self.run(command, meanwhile)
             except OutcomeUnknown:
                 uncertain = self._reached = True
                 raise

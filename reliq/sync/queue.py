@@ -110,9 +110,9 @@ class Queue:
         Raises Refused (QueueFull, Unavailable, …: it is not in), or OutcomeUnknown (it may be; the error
         can be given to ``repeat``), BodyError, ConfigError.
         """
-        mid, element = self.options.element(body, id)
+        raw_id, element = self.options.element(body, id)
         confirm = model.confirm(replicas, fsync, self.options.timeout)
-        [receipt] = self._send([mid], [element], model.due(delay, at), self.options.marker(id), confirm)
+        [receipt] = self._send([raw_id], [element], model.due(delay, at), self.options.marker(id), confirm)
         return receipt
 
     def put_many(
@@ -143,7 +143,7 @@ class Queue:
         return receipts
 
     def _send(
-        self, ids: list[str], elements: Any, due: ops.Due, marker: str, confirm: ops.Confirm
+        self, ids: list[bytes], elements: list[bytes], due: ops.Due, marker: str, confirm: ops.Confirm
     ) -> list[Receipt]:
         if not self._registered:
             try:
@@ -153,14 +153,19 @@ class Queue:
             self._registered = True
         producer = self._producers.take()
         command = producer.put(elements, due, marker, confirm)
+        receipts: list[Receipt] = []
+
+        def name() -> None:
+            receipts[:] = model.receipts(ids)
+
         try:
-            reply = self.links.insist(command)
+            reply = self.links.insist(command, name)
         except Refused:
             self._producers.give_back(producer)
             raise
         except OutcomeUnknown as error:  # its series is frozen: the producer is not given back
             raise model.unknown_put(error, ids, command) from error
-        receipts = model.receipts(ids, reply, command)  # a shortfall freezes the series too
+        receipts = model.confirmed(receipts, reply, command)  # a shortfall freezes the series too
         self._producers.give_back(producer)
         return receipts
 
@@ -172,7 +177,7 @@ class Queue:
             reply = self.links.insist(replay)
         except OutcomeUnknown as again:
             raise OutcomeUnknown(str(again), ids=ids, replay=replay) from again
-        return [*model.receipts(ids, reply, replay)]
+        return [*model.confirmed(list(map(Receipt, ids)), reply, replay)]
 
     # -- consume ----------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from reliq.core import ops, scripts
 from reliq.core.command import Command
 from reliq.core.consumer import ConsumerState, Message
 from reliq.errors import OutcomeUnknown, Unavailable
+from reliq.model import receipts
 from reliq.running import Executor, Slot
 from reliq.sync.engine import Engine
 from reliq.sync.queue import Queue
@@ -124,11 +125,11 @@ def put_is_a_bare_lpush() -> None:
     """A put that got no answer is sent again, and nothing tells the server that it is a repeat."""
     send = Queue._send
 
-    def pushes(self: Queue, ids: list[str], elements: Any, due: ops.Due, *more: Any) -> Any:
+    def pushes(self: Queue, ids: list[bytes], elements: Any, due: ops.Due, *more: Any) -> Any:
         if due.how != "ready":
             return send(self, ids, elements, due, *more)
         self.links.insist(Command("LPUSH", (self.options.keys.ready,), tuple(elements), idempotent=True))
-        return ids
+        return receipts(ids)
 
     Queue._send = pushes  # type: ignore[method-assign]
 
@@ -157,7 +158,7 @@ def a_put_does_not_wait() -> None:
     send = Queue._send
 
     def hurries(
-        self: Queue, ids: list[str], elements: Any, due: ops.Due, marker: str, confirm: ops.Confirm
+        self: Queue, ids: list[bytes], elements: Any, due: ops.Due, marker: str, confirm: ops.Confirm
     ) -> Any:
         return send(self, ids, elements, due, marker, ops.NOTHING)
 

@@ -210,8 +210,8 @@ def _record_puts(history: History, queue: Any) -> None:
     if queue is Queue:
 
         @functools.wraps(send)
-        def recorded_send(self: Any, ids: list[str], elements: Any, due: ops.Due, *more: Any) -> Any:
-            with _putting(history, ids, due=due.how):
+        def recorded_send(self: Any, ids: list[bytes], elements: Any, due: ops.Due, *more: Any) -> Any:
+            with _putting(history, [id.hex() for id in ids], due=due.how):
                 return send(self, ids, elements, due, *more)
 
         @functools.wraps(repeat)
@@ -221,8 +221,8 @@ def _record_puts(history: History, queue: Any) -> None:
     else:
 
         @functools.wraps(send)
-        async def recorded_send(self: Any, ids: list[str], elements: Any, due: ops.Due, *more: Any) -> Any:
-            with _putting(history, ids, due=due.how):
+        async def recorded_send(self: Any, ids: list[bytes], elements: Any, due: ops.Due, *more: Any) -> Any:
+            with _putting(history, [id.hex() for id in ids], due=due.how):
                 return await send(self, ids, elements, due, *more)
 
         @functools.wraps(repeat)

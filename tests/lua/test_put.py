@@ -119,7 +119,7 @@ def test_idle_producers_are_swept(lab: Lab) -> None:
 
 
 def test_a_sweep_notes_who_is_idle(lab: Lab) -> None:
-    """From the first sweep on the window counts; a put starts it anew. A repeat does not, and is still a repeat."""
+    """From the first sweep on the window counts; a put starts it anew. A repeat does not, and is still one."""
 
     def record() -> Any:
         return lab.client.hget(lab.keys.producers, b"p")
