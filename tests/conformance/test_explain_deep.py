@@ -1,4 +1,4 @@
-"""explain in a queue of a million messages: calls are counted, not timed. ``DEEP=10000000`` tries ten million."""
+"""explain in a deep queue: calls are counted, not timed. ``DEEP=10000000`` tries ten million."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reliq.core.explain.search import Progress, Search
 from reliq.core.reasons import Reason
 from tests.servers import ExternalServer, RedisServer
 
-DEEP = int(os.environ.get("DEEP", "1000000"))
+DEEP = int(os.environ.get("DEEP", "200000"))
 START = 1_700_000_000_000
 #: Where in the queue messages are looked for, as shares of it.
 PLACES = (0.0, 0.000_7, 0.3, 0.5, 0.777, 0.999_5, 1.0)
@@ -35,7 +35,7 @@ def id_of(n: int) -> bytes:
 
 
 class Deep:
-    """A queue of a million messages in order; every test takes from it and puts into it a little."""
+    """A queue of so many messages in order; every test takes from it and puts into it a little."""
 
     def __init__(self, server: RedisServer | ExternalServer, prefix: str) -> None:
         self.queue = reliq.Queue("deep", server.url, prefix=prefix)
