@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from itertools import count
-from typing import Any
+from itertools import count, repeat
+from typing import Any, Final
 
 from reliq import context
 from reliq.core import envelope as env
@@ -23,6 +23,8 @@ from reliq.core.keys import Keys
 from reliq.core.ops import NOTHING, NOW, Confirm, Confirmed, Due, Series, put, register
 from reliq.core.retry import Retry
 from reliq.errors import ConfigError, OutcomeUnknown, PutManyError, Refused
+
+_ID: Final = struct.Struct(">8sQ")
 
 
 class Ids:
@@ -49,8 +51,7 @@ class Ids:
     def many(self, length: int) -> list[bytes]:
         """So many, in order."""
         fixed, first = divmod(self._first(time.time_ns() // 1_000_000), 1 << 64)
-        head, numbers = fixed.to_bytes(8, "big"), struct.pack(f">{length}Q", *range(first, first + length))
-        return [head + numbers[start : start + 8] for start in range(0, 8 * length, 8)]
+        return list(map(_ID.pack, repeat(fixed.to_bytes(8, "big")), range(first, first + length)))
 
     @staticmethod
     def _first(ms: int) -> int:
