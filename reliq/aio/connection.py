@@ -22,11 +22,12 @@ from redis.asyncio.retry import Retry
 
 from reliq import client
 from reliq.client import Address
+from reliq.core import outcome
 from reliq.core.command import Command, Flow
 from reliq.core.keys import Keys
 from reliq.core.outcome import Moved
 from reliq.core.topology import HOPS, Ask, Node, Server, Topology
-from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
+from reliq.errors import OutcomeUnknown, ReliqError, Unavailable, WrongKeyType
 
 if sys.version_info >= (3, 11, 3):
     from asyncio import timeout as time_limit  # type: ignore[attr-defined, unused-ignore]  # mypy takes 3.10
@@ -231,10 +232,20 @@ class Link:
             for c, r, node in zip(commands, replies, asked, strict=True)
         ]
 
+    async def _with_key(self, failure: WrongKeyType, command: Command) -> WrongKeyType:
+        """Which key it is, says one round trip more: without it somebody would have to search."""
+        try:
+            types = await self._exchange([("TYPE", key) for key in command.keys], command)
+        except ReliqError:
+            return failure
+        return outcome.with_key(failure, command.keys, types)
+
     async def _failure(self, reply: Exception, command: Command, asked: Node | None = None) -> ReliqError:
         """What an error reply means; if the primary is elsewhere, the connection is of no use any more."""
         where = client.place(self._address, asked) if asked else self._where
         failure = client.failure(reply, _what(command), where, sent=True)
+        if isinstance(failure, WrongKeyType) and self._connected and not asked:
+            failure = await self._with_key(failure, command)
         failure.__cause__ = reply
         if client.is_elsewhere(reply, self._topology, self.node):
             await self._drop()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from reliq.errors import ConfigError
 
@@ -17,6 +18,22 @@ _NAME = re.compile(r"[^\s{}\x00-\x1f\x7f]{1,200}\Z")
 #: Parts of our own key names that hold a consumer's name or an id behind them: ``orders:doing`` would look
 #: like a consumer of ``orders`` if both shared a tag.
 _OURS = re.compile(r"(^|:)(inbox|doing|session|seen)(:|\Z)")
+
+
+#: What a part of a queue holds, in the words of TYPE.
+_TYPES: Final = {
+    "ready": "list", "inbox": "list", "doing": "list", "later": "zset", "dead": "zset", "consumers": "zset",
+    "session": "hash", "producers": "hash", "stats": "hash", "events": "stream", "seen": "string",
+}  # fmt: skip
+
+
+def type_of(key: str) -> str:
+    """What a key of a queue holds, in the words of TYPE. A name that is none of reliq's is an adopted list."""
+    _, tagged, name = key.rpartition("}:")
+    if not tagged:
+        return "hash" if key.endswith(":queues") else "list"
+    *_, before, last = ["", *name.split(":")]
+    return _TYPES.get(last) or _TYPES.get(before, "list")
 
 
 def check_name(what: str, name: str) -> str:

@@ -301,7 +301,7 @@ def consumers(keys: Keys) -> Command:
     def parse(reply: Any) -> list[tuple[str, int]]:
         return [(_text(n), _ms(s)) for n, s in zip(reply[::2], reply[1::2], strict=True)]
 
-    return Command("ZRANGE", (keys.consumers,), (0, -1, "WITHSCORES"), parse, idempotent=True)
+    return Command("ZRANGE", (keys.consumers,), (0, -1, "WITHSCORES"), parse, idempotent=True, queue=keys.queue)
 
 
 def session(keys: Keys, consumer: str) -> Command:
@@ -311,7 +311,7 @@ def session(keys: Keys, consumer: str) -> Command:
         it = iter(reply)
         return {_text(k): _text(v) for k, v in zip(it, it, strict=True)}
 
-    return Command("HGETALL", (keys.session(consumer),), (), parse, idempotent=True)
+    return Command("HGETALL", (keys.session(consumer),), (), parse, idempotent=True, queue=keys.queue)
 
 
 def _text(name: bytes) -> str:

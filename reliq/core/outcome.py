@@ -6,8 +6,10 @@ whose meaning is not known counts as unknown, because a script may have written 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+from reliq.core.keys import type_of
 from reliq.errors import (
     AccessDenied,
     OutcomeUnknown,
@@ -79,6 +81,17 @@ def of_reply(text: str, what: str, where: str) -> ReliqError:
         kind, advice = _REPLIES[code]
         return kind(f"{what}: Redis at {where} refused ({text}). {advice[0].upper()}{advice[1:]}.")
     return OutcomeUnknown(f"{what}: Redis at {where} answered {text!r}; it may have run in part.")
+
+
+def with_key(refused: WrongKeyType, keys: Sequence[str], types: Sequence[object]) -> WrongKeyType:
+    """The same error, with the name of the key: ``types`` is what TYPE says of each."""
+    found = [(key, kind.decode()) for key, kind in zip(keys, types, strict=True) if isinstance(kind, bytes)]
+    wrong = [
+        f"The key {key!r} holds a {kind}, where reliq has a {type_of(key)}."
+        for key, kind in found
+        if kind not in ("none", type_of(key))
+    ]
+    return WrongKeyType(" ".join([str(refused), *wrong]))
 
 
 def not_sent(what: str, where: str, reason: object) -> Unavailable:

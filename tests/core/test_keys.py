@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from reliq.core.keys import Keys, own_tag
+from reliq.core.keys import Keys, own_tag, type_of
 from reliq.errors import ConfigError
 
 braced = st.text("{}ab:é*", min_size=1, max_size=12)
@@ -115,3 +115,20 @@ def test_prefix_keeps_apart() -> None:
     """Two prefixes share nothing, the index included."""
     a, b = Keys("q", "a"), Keys("q", "b")
     assert not {*all_keys(a), a.queues} & {*all_keys(b), b.queues}
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        *(("ready", "list"), ("later", "zset"), ("dead", "zset"), ("consumers", "zset"), ("events", "stream")),
+        *(("stats", "hash"), ("producers", "hash"), ("queues", "hash")),
+    ],
+)
+@pytest.mark.parametrize("queue", ["q", "later", "a:b"])
+def test_every_key_has_its_type(part: str, kind: str, queue: str) -> None:
+    """By its name alone, also where a queue is called like a part."""
+    keys = Keys(queue)
+    assert type_of(getattr(keys, part)) == kind
+    assert [type_of(k) for k in (keys.inbox("c"), keys.doing("c"), keys.session("c"))] == ["list", "list", "hash"]
+    assert type_of(keys.marker(b"i" * 16)) == "string"
+    assert type_of(Keys(queue, key="{x}orders").ready) == type_of(Keys(queue, key="a}b").ready) == "list"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ import reliq
 from reliq.core import scripts
 from tests.conformance.shell import Shell, until
 from tests.faults.proxy import Action, FaultProxy, reply_error
-from tests.servers import NO_SERVER, RedisServer, find_servers
+from tests.servers import RedisServer
 
 #: What comes instead of a reply, made of that. The first are whole replies, to something else; the others none.
 GARBAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -44,27 +44,11 @@ def answer(garbage: Callable[[bytes], bytes]) -> Action:
     return Action("garbage", "reply", apply)
 
 
-@pytest.fixture(scope="module")
-def newest() -> Iterator[RedisServer]:
-    """The newest server here: what clients make of garbage does not depend on it."""
-    binaries = find_servers()
-    assert binaries, NO_SERVER
-    with RedisServer(binaries[-1], appendfsync="everysec") as running:
-        yield running
-
-
 @pytest.fixture
 def proxy(newest: RedisServer) -> Iterator[FaultProxy]:
     with FaultProxy("127.0.0.1", newest.port) as running:
         running.scripts.update({s.name: s.sha for s in vars(scripts).values() if isinstance(s, scripts.Script)})
         yield running
-
-
-@pytest.fixture(params=["sync", "aio"])
-async def shell(request: pytest.FixtureRequest, newest: RedisServer, prefix: str) -> AsyncIterator[Shell]:
-    made = Shell(request.param, newest.url, prefix)
-    yield made
-    await made.finish()
 
 
 #: Where a worker meets it: in the place of which answer. INFO is the first one of a connection.
