@@ -190,7 +190,8 @@ class ShellMachine(RuleBasedStateMachine):
     def come_due(self, data: st.DataObject) -> None:
         """The time of a delayed message has come."""
         waiting = self.model.places.later - set(self.model.due)
-        item = data.draw(st.sampled_from(sorted(waiting, key=lambda item: item[1:])))  # not by the id: that is random
+        in_order = sorted(waiting, key=lambda item: item[1:])  # not by the id: that is random
+        item = data.draw(st.sampled_from(in_order))
         [element] = [e for e in self.redis.zrange(self.keys.later, 0, -1) if item_of(e) == item]
         self.redis.zadd(self.keys.later, {element: next(self.times) * 1000})
         self.model.come_due(item)
