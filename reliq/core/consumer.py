@@ -174,7 +174,6 @@ class ConsumerState:
     def trip(self, want: int, now: float) -> Command:
         """The next trip, asking for up to ``want`` messages; the last one again while it is unanswered."""
         if self._outstanding is None:
-            self._trip += 1
             self._take_finished()
             self._mode = self._suspects_mode(now)
             free = self._free(want, now)
@@ -208,6 +207,8 @@ class ConsumerState:
         """What is settled by this trip: bounded, acks first, releases newest first (they go to the head). An
         interruption here (KeyboardInterrupt) leaves what was taken to the next call."""
         finished, acked, settles = self.finished, self._acked, self._sent
+        if finished and finished[0] in [*acked[-1:], *settles[-1:]]:
+            finished.popleft()
         room, budget = defaults.SCRIPT_ELEMENTS - len(acked) - len(settles), defaults.SCRIPT_BYTES
         while finished and room > 0:
             first = finished[0]
@@ -223,7 +224,7 @@ class ConsumerState:
                 acked.append(first)
             else:
                 settles.append(first)
-            finished.popleft()  # last: an interrupted one is taken twice rather than never
+            finished.popleft()  # last: an interrupted one is seen to have been taken, and not forgotten
         others = [s for s in settles if s.verb != ACK]
         if len(others) > 1:
             order = {element: place for place, element in enumerate(self.held)}
@@ -235,7 +236,7 @@ class ConsumerState:
         acks += [settle.message.element for settle in self._sent if settle.verb == ACK]
         args: list[Arg] = [
             self.name,
-            self._trip,
+            self._trip + 1,
             round(self.lease * 1000),
             # Another connection may reach a server that was rolled back: then the whole list is asked for.
             b"" if self._announce else self._epoch,
@@ -263,8 +264,11 @@ class ConsumerState:
         interrupted (KeyboardInterrupt), the trip is unanswered still, and is sent and digested again."""
         status = reply[0].decode()
         assert self._outstanding is not None
-        asked, announced = self._outstanding.args[5], self._outstanding.args[9] == self.server
+        number, asked = self._outstanding.args[1], self._outstanding.args[5]
+        announced = self._outstanding.args[9] == self.server
+        assert isinstance(number, int)
         assert isinstance(asked, int)
+        self._trip = number  # not when it was made: an interrupted one leaves no gap
         if status in ("dead", "stale"):
             return self._disowned(status, int(reply[1]))
         self._announce = self._announce and not announced
@@ -272,11 +276,10 @@ class ConsumerState:
             self._forgotten()
         self._epoch = reply[2]
         settled = self._settled(set(reply[3]))
+        freed = self._untwin(sent_at) if self._twins else []  # before more like them come, or they turn out to be lost
         lost, fresh = self._reconcile(reply[9]) if reply[4] else ([], reply[9])
         self._confirmed(sent_at)  # only now: what is lost is marked, and handlers look at both
-        messages = self._take_in(fresh, sent_at, verified=not reply[4])
-        if self._twins:
-            messages += self._untwin()
+        messages = [m for m in freed if not m.lost] + self._take_in(fresh, sent_at, verified=not reply[4])
         self._note_suspects(bool(reply[5]), int(reply[6]), sent_at)
         self._acked, self._sent, self._outstanding = [], [], None
         due = int(reply[7])
@@ -357,10 +360,13 @@ class ConsumerState:
                 self._settle_again(message)
                 continue
             if element[env.LOST_AT]:
-                self._suspects.add(element)
-                self._suspect_at = now
+                self._hold_suspect(element, now)
             messages.append(message)
         return messages
+
+    def _hold_suspect(self, element: bytes, now: float) -> None:
+        self._suspects.add(element)
+        self._suspect_at = now
 
     def _read(self, element: bytes, *, verified: bool) -> Message | None:
         """Any element; None if it cannot be read, and is buried for that."""
@@ -377,7 +383,7 @@ class ConsumerState:
         verb, back, detail = self._ghosts[message.element[: env.META_FROM]]
         self.finished.append(Settle(verb, message, back, detail))
 
-    def _untwin(self) -> list[Message]:
+    def _untwin(self, now: float) -> list[Message]:
         """The twins of what this trip has settled: their turn has come."""
         freed = []
         for settled in [*self._acked, *(settle.message for settle in self._sent)]:
@@ -385,6 +391,8 @@ class ConsumerState:
             if twins:
                 message = twins.pop()
                 self.held[message.element] = message
+                if message.suspect:
+                    self._hold_suspect(message.element, now)
                 freed.append(message)
                 if not twins:
                     del self._twins[message.element]

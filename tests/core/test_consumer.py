@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -262,6 +263,39 @@ def test_twins_are_handed_out_one_after_the_other(pair: Pair) -> None:
         messages = answer.messages
     assert (len(delivered), messages, pair.doing, pair.state.held) == (3, [], [], {})
     assert not pair.trip(3).reconciled
+
+
+def test_a_third_twin_waits_for_the_second(pair: Pair) -> None:
+    """Claimed by the trip that settles the first: it is not handed out beside the second."""
+    pair.server.put(element(1), element(1), element(1))
+    [first] = pair.trip(2).messages
+    messages = pair.trip(1, pair.state.ack(first)).messages
+    for _ in range(2):
+        assert len(messages) == 1
+        messages = pair.trip(1, pair.state.ack(messages[0])).messages
+    assert (messages, pair.doing, pair.state.held) == ([], [], {})
+
+
+def test_a_twin_that_was_lost_is_not_handed_out(pair: Pair) -> None:
+    """Both were reaped: the answer to the first one's settle frees nothing that is ours."""
+    pair.server.put(element(1), element(1))
+    [first] = pair.trip(2).messages
+    pair.server.reap("a")
+    assert len(Pair(pair.server, "b").trip(1).messages) == 1
+    answer = pair.trip(0, pair.state.ack(first))
+    assert (answer.messages, pair.state.held, pair.doing) == ([], {}, [])
+    assert not pair.trip(0).reconciled
+
+
+def test_a_twin_of_a_suspect_is_one(pair: Pair) -> None:
+    """It comes alone, too."""
+    pair.server.put(element(1, lost=1))
+    [first] = pair.trip(1).messages
+    pair.server.doing["a"].append(element(1, lost=1))  # as if an answer had been lost
+    pair.server.put(element(2))
+    pair.trip(0)
+    assert len(pair.trip(0, pair.state.ack(first)).messages) == 1
+    assert pair.trip(1).messages == []
 
 
 def test_raw_elements_are_told_apart(pair: Pair) -> None:
@@ -599,3 +633,30 @@ def test_an_interrupted_answer_is_digested_again(pair: Pair) -> None:
     held_back = [m for m in pair.state.held.values() if m not in answer.messages]
     assert sorted(bodies([*answer.messages, *held_back])) == [1, 2, 3]
     assert not any(m.minded for m in held_back)
+
+
+class _Interrupted(deque[Any]):
+    """A deque whose first popleft() is interrupted."""
+
+    done = False
+
+    def popleft(self) -> Any:
+        if not self.done:
+            self.done = True
+            raise KeyboardInterrupt
+        return super().popleft()
+
+
+def test_an_interrupted_trip_leaves_no_gap(pair: Pair) -> None:
+    """Ctrl-C while a trip is made: its number is not taken for one that the server has forgotten, and what it
+    settles is settled once."""
+    pair.server.put(*elements(2))
+    one, two = pair.trip(2).messages
+    pair.state.finished = _Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        pair.trip(0, pair.state.ack(one))
+    sent = pair.state.trip(0, pair.now)
+    assert sent.args[1] == 2
+    answer = pair.state.answered(pair.server.run(sent), pair.now)
+    assert [settle.accepted for settle in answer.settled] == [True]
+    assert list(pair.state.held.values()) == [two]
