@@ -276,7 +276,7 @@ class ConsumerState:
             self._forgotten()
         self._epoch = reply[2]
         settled = self._settled(set(reply[3]))
-        freed = self._untwin(sent_at) if self._twins else []  # before more like them come, or they turn out to be lost
+        freed = self._untwin(sent_at) if self._twins else []  # before more like them come, or they are lost
         lost, fresh = self._reconcile(reply[9]) if reply[4] else ([], reply[9])
         self._confirmed(sent_at)  # only now: what is lost is marked, and handlers look at both
         messages = [m for m in freed if not m.lost] + self._take_in(fresh, sent_at, verified=not reply[4])
