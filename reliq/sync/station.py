@@ -30,7 +30,8 @@ class Station(Stationed):
 
     def trip(self, want: int) -> Answer | None:
         """One trip; None if Redis does not answer, and then the next is due after a pause."""
-        self._rang = False
+        if not self.state.unanswered:  # else it was sent before, and does not know why the bell rang
+            self._rang = False
         try:
             answer = self.engine.trip(want)
         except ReliqError:  # reported by the engine, once

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import redis as redis_py
 
+import reliq.aio.station
+import reliq.sync.station
+from reliq.model import clock
 from reliq.sync.bell import Bell
 from reliq.sync.connection import Link
 from reliq.sync.engine import Engine
 from reliq.sync.queue import Queue
-from tests.conformance.shell import Shell
+from tests.conformance.shell import Shell, until
 from tests.core.model import BELL
 from tests.servers import RedisServer
+
+STATIONS: dict[str, Any] = {"sync": reliq.sync.station.Station, "aio": reliq.aio.station.Station}
 
 
 async def test_a_bell_is_no_message(sh: Shell, redis: redis_py.Redis) -> None:
@@ -52,3 +58,23 @@ def test_stop_before_the_bell_has_connected(
         assert engine.leave(bell_ended=True)
         assert time.monotonic() - started < 1.0
         assert redis.zcard(queue.options.keys.consumers) == 0
+
+
+async def test_an_answer_from_before_the_bell_rang_is_not_its_answer(
+    sh: Shell, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trip was under way when the bell rang: its answer does not know what lies in the inbox, so another one is
+    due at once, and not when the next bell has rung."""
+    queue = sh.queue()
+    keys, station = queue.options.keys, STATIONS[sh.name](0, queue.ack(print), queue, "test", lambda: None)
+    monkeypatch.setattr(station.bell, "arm", lambda seconds: None)
+    await sh(station.trip(1))
+    await sh(station.begin(1))
+    assert await until(lambda: redis.hget(keys.session(station.state.name), "trip") == b"2")
+    redis.rpush(keys.inbox(station.state.name), b"1")  # as BLMOVE does
+    station._ring()
+    assert (await sh(station.trip(1))).messages == []
+    assert station.due_in(clock(), station.engine.answered_at, free=True) == 0.0
+    assert [m.body for m in (await sh(station.trip(1))).messages] == [1]
+    assert not station._rang
+    await sh.close(station)
