@@ -35,6 +35,7 @@ class Claiming:
         self._buffer: deque[Message] = deque()
         self._unminded: dict[Message, float] = {}
         self._failures = 0
+        self._may_be_more = False
         self._due_in: float | None = None
         self._duty = 0
         self._noted_at = self._asked_at = clock()
@@ -58,6 +59,7 @@ class Claiming:
         self._failures = 0
         self._buffer.extend(answer.messages)
         self._due_in = answer.due_in
+        self._may_be_more = answer.more or answer.status == "again"  # to an older trip, which may have asked for none
         self._duty = max(self._duty, answer.sweep)
         now = clock()
         if now - self._noted_at > self.state.lease / defaults.CUT_OFF_SHARE:
@@ -79,10 +81,10 @@ class Claiming:
         return messages
 
     def _is_over(self) -> bool:
-        """Whether ``until_empty`` may stop: Redis has said that nothing is ready, no suspect waits, and the
+        """Whether ``until_empty`` may stop: Redis has said just now that nothing is ready, no suspect waits, and the
         last trip brought nothing that is to be dead-lettered."""
         state = self.state
-        if self._failures or self._buffer or state.suspects_wait:
+        if self._failures or self._buffer or self._may_be_more or state.suspects_wait:
             return False
         return self._until_empty and not (state.unanswered or state.finished)
 

@@ -12,6 +12,7 @@ import redis as redis_py
 import reliq
 from reliq.core import envelope as env
 from reliq.errors import ConfigError, ConsumerClosed, WrongKeyType
+from reliq.model import clock
 from tests.conformance.shell import Shell, dead_letters, events, until
 
 
@@ -338,3 +339,27 @@ async def test_consumer_of_a_wrong_key_says_so_at_once(sh: Shell, redis: redis_p
         async with sh.open(q.consumer()):
             pass
     assert redis.get(f"{sh.prefix}-string") == b"mine"
+
+
+@pytest.mark.parametrize("ran", [True, False])
+async def test_until_empty_does_not_end_on_an_older_answer(sh: Shell, redis: redis_py.Redis, ran: bool) -> None:
+    """One to a trip that did not ask for messages, or before there were any."""
+    queue = sh.queue()
+    async with sh.open(queue.consumer(until_empty=True)) as c:
+        if ran:
+            await lose_an_answer(sh, redis, queue, c)
+        else:
+            c.state.trip(0, clock())  # made, and never sent
+        await sh(queue.put(1))
+        bodies = []
+        async for lease in sh.each(c):
+            async with sh.open(lease):
+                bodies.append(lease.body)
+        assert bodies == [1]
+
+
+async def lose_an_answer(sh: Shell, redis: redis_py.Redis, queue: Any, consumer: Any) -> None:
+    """A trip runs, and its connection ends before the answer is read."""
+    await sh(consumer._engine.begin(0))
+    assert await until(lambda: redis.hget(queue.options.keys.session(consumer.name), "trip") == b"2")
+    await sh(consumer._engine._drop())
