@@ -50,13 +50,19 @@ class Slot:
         self.busy = False  # its thread works, and is not at rest
         self.task: asyncio.Task[None] | None = None
         self.thread = 0
-        self.reported = False  # as stuck
-        self.failed = False  # its message was settled as a failed attempt while the handler still runs
+        # By message: the handler may have come back meanwhile, and have the next one in hand.
+        self.reported: Message | None = None  # as stuck
+        self.failed: Message | None = None  # settled as a failed attempt while its handler still runs
+
+    @property
+    def stuck(self) -> bool:
+        """Whether its handler was reported, and is still at it."""
+        return self.message is not None and self.message is self.reported
 
     def overdue(self, now: float) -> bool:
-        """Whether its handler is past its timeout."""
+        """Whether its handler is past its timeout, and was not reported yet."""
         message = self.message
-        if message is None:
+        if message is None or message is self.reported:
             return False
         timeout = message.state.owner.handler.timeout
         return timeout is not None and now - self.started_at > timeout
@@ -102,11 +108,11 @@ class Executor(Generic[S]):
 
     def in_hand(self) -> list[Message]:
         """What handlers have in hand, without what was settled as failed over their heads."""
-        return [m for slot in self.slots if (m := slot.message) is not None and not slot.failed]
+        return [m for slot in self.slots if (m := slot.message) is not None and m is not slot.failed]
 
     def overdue(self, now: float) -> list[Slot]:
         """Where a handler is past its timeout and was not reported yet."""
-        return [slot for slot in self.slots if not slot.reported and slot.overdue(now)]
+        return [slot for slot in self.slots if slot.overdue(now)]
 
     def _may_start(self, message: Message, now: float) -> bool:
         """Last check before a hand-over: the message is still ours and the lease has margin (DESIGN 9.1)."""
@@ -134,7 +140,7 @@ class Executor(Generic[S]):
         if self._board is not None:
             self._board.finish(slot.index)
         state = message.state
-        settled = slot.failed or (lease is not None and lease.settled)
+        settled = slot.failed is message or (lease is not None and lease.settled)
         if lease is not None:
             lease.mark_settled()
         if settled:
@@ -146,7 +152,6 @@ class Executor(Generic[S]):
             settle = settle_for(state, message, state.owner.handler.retry, error)
             report(error, settle)
             state.finished.append(settle)
-        slot.reported = slot.failed = False
         slot.message = None  # last: a worker that ends meanwhile would give the message back
 
 
@@ -179,7 +184,7 @@ class ThreadExecutor(Executor[S]):
     @property
     def at_work(self) -> bool:
         """Whether a handler runs, or is about to, that may still come back."""
-        return any(slot.busy and not slot.reported for slot in self.slots)
+        return any(slot.busy and not slot.stuck for slot in self.slots)
 
     def submit(self, messages: list[Message]) -> None:
         """Run these, in order, as soon as slots are free."""
@@ -263,7 +268,7 @@ class ThreadExecutor(Executor[S]):
                 error = raised
             now = clock()
             ran(took := now - slot.started_at)
-            if bare and error is None and lease is None and not slot.reported:
+            if bare and error is None and lease is None:
                 message.state.finished.append(message)
                 slot.message = None
             else:

@@ -11,9 +11,12 @@ import pytest
 import redis as redis_py
 
 import reliq
+import reliq.aio
+from reliq.aio.loop import Loop as AioLoop
 from reliq.core import envelope as env
 from reliq.core.consumer import Message
 from reliq.model import clock
+from reliq.running import Slot
 from reliq.sync.board import Board
 from reliq.sync.loop import Loop
 from reliq.working import Working
@@ -158,3 +161,67 @@ def test_the_board_knows_the_name_before_the_first_trip(
     loop.run()
     assert seen[0][0].consumer == loop.stations[0].state.name
     assert board.stations() == {}
+
+
+def test_what_comes_after_the_stop_goes_back(server: Any, prefix: str) -> None:
+    """A trip was under way when the worker was told to stop: no handler begins on what it brings."""
+    queue, handled = reliq.Queue("q", server.url, prefix=prefix), list[int]()
+    loop = Loop([(queue.ack(handled.append), queue)], **OPTIONS)
+    loop._open()
+    queue.put_many([1, 2, 3])
+    [station] = loop.stations
+    station.begin(2)
+    loop.stop()
+    loop._turn()
+    while not loop.is_over(at_work=any(e.at_work for e in loop._executors.values())):
+        loop._turn()
+    assert loop._close()
+    assert (handled, queue.size()) == ([], (3, 0, 0, 0))
+
+
+async def test_what_comes_after_the_stop_goes_back_in_asyncio(server: Any, prefix: str) -> None:
+    """The same."""
+    queue, handled = reliq.aio.Queue("q", server.url, prefix=prefix), list[int]()
+    loop = AioLoop([(queue.ack(handled.append), queue)], **OPTIONS)
+    await loop._open()
+    await queue.put_many([1, 2, 3])
+    [station] = loop.stations
+    await station.begin(2)
+    loop.stop()
+    await loop._turn()
+    while not loop.is_over(at_work=any(e.at_work for e in loop._executors.values())):
+        await loop._turn()
+    await loop._close()
+    assert (handled, await queue.size()) == ([], (3, 0, 0, 0))
+    await queue.aclose()
+
+
+def test_a_handler_that_returns_as_it_is_found_stuck_takes_no_other_along(
+    server: Any, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread has the next message in hand already when the watch settles the first one: the outcome of that
+    next one counts."""
+    queue, first, second = reliq.Queue("q", server.url, prefix=prefix), threading.Event(), threading.Event()
+
+    def handle(body: int) -> None:
+        (first if body == 1 else second).wait(10)
+
+    loop = Loop([(queue.ack(handle, timeout=0.3), queue)], board=Board(1, 1), concurrency=1, prefetch=0, grace=5.0)
+    stack = Slot.stack
+
+    def slowly(slot: Slot) -> str:
+        first.set()
+        until(lambda: slot.message is not None and slot.message.body == 2)
+        return stack(slot)
+
+    monkeypatch.setattr(Slot, "stack", slowly)
+    queue.put_many([1, 2])
+    monkeypatch.setattr(loop, "retire", lambda: second.set())
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        until(lambda: queue.size() == (0, 0, 0, 0))
+    finally:
+        second.set()
+        loop.stop()
+        thread.join(10)

@@ -122,7 +122,10 @@ class Loop(Working[Station]):
                 self._sweeper.sweep(station.queue, answer.sweep)
         if answer.messages:
             self.got_messages(station)
-        self._submit(answer.messages)
+        if self.leave_by is None:
+            self._submit(answer.messages)
+        else:  # asked for before that
+            station.give_back(answer.messages)
         if self.may_begin(station):
             await station.begin(self.share)
         if not answer.messages and self.is_empty() and self.begin_to_leave(float("inf")):
@@ -184,7 +187,7 @@ class Loop(Working[Station]):
         message = slot.message
         if message is None:  # it has just come back
             return
-        slot.reported = True
+        slot.reported = message
         handler = message.state.owner.handler
         log.error(
             "handler %s is stuck: message %s is past its timeout of %s s. A thread cannot be killed; under "

@@ -125,13 +125,14 @@ class Loop(Working[Station]):
     def _refill(self) -> bool:
         """Called by a handler's thread that has run out of messages: make the trip that is due, right there. True
         if there is more to do. If another thread is at it, the loop sees to what that trip has missed."""
-        if self.leave_by is not None or not self._turning.acquire(blocking=False):
-            self.wake()
-            return False
-        try:
-            return self._make_due_trips(clock())
-        finally:
-            self._turning.release()
+        if self._turning.acquire(blocking=False):
+            try:
+                if self.leave_by is None:
+                    return self._make_due_trips(clock())
+            finally:
+                self._turning.release()
+        self.wake()
+        return False
 
     def _rested(self) -> None:
         """Called by a handler's thread that is at rest now, for which the end of the loop may have waited."""
@@ -151,7 +152,10 @@ class Loop(Working[Station]):
         self._show(station)
         if answer.messages:
             self.got_messages(station)
-        self._submit(answer.messages)
+        if self.leave_by is None:
+            self._submit(answer.messages)
+        else:  # asked for before that
+            station.give_back(answer.messages)
         if self.may_begin(station):
             station.begin(self.share)
         if not answer.messages and self.is_empty() and self.begin_to_leave(float("inf")):
@@ -210,7 +214,7 @@ class Loop(Working[Station]):
         message = slot.message
         if message is None:  # it has just come back
             return
-        slot.reported = True
+        slot.reported = message
         station, stack = message.state.owner, slot.stack()
         name, timeout = station.handler.name, station.handler.timeout
         if self._board is None:
@@ -220,7 +224,7 @@ class Loop(Working[Station]):
                 name, message.id, timeout, stack,
             )  # fmt: skip
             return
-        slot.failed = True
+        slot.failed = message
         error = TimeoutError(f"took longer than its timeout of {timeout} s")
         settle = settle_for(station.state, message, station.handler.retry, error, stack)
         log.error(
