@@ -57,9 +57,14 @@ class Claiming:
 
     def _noted(self, answer: Answer) -> None:
         self._failures = 0
+        if answer.lost:  # what is left of the buffer must not look like messages to hand over
+            for message in [message for message in self._buffer if message.lost]:
+                with suppress(ValueError):  # another thread has it
+                    self._buffer.remove(message)
         self._buffer.extend(answer.messages)
         self._due_in = answer.due_in
-        self._may_be_more = answer.more or answer.status == "again"  # to an older trip, which may have asked for none
+        # The answer to an older trip: that may have asked for nothing.
+        self._may_be_more = answer.more or answer.status == "again"
         self._duty = max(self._duty, answer.sweep)
         now = clock()
         if now - self._noted_at > self.state.lease / defaults.CUT_OFF_SHARE:
@@ -81,7 +86,7 @@ class Claiming:
         return messages
 
     def _is_over(self) -> bool:
-        """Whether ``until_empty`` may stop: Redis has said just now that nothing is ready, no suspect waits, and the
+        """Whether ``until_empty`` may stop: Redis has just said that nothing is ready, no suspect waits, and the
         last trip brought nothing that is to be dead-lettered."""
         state = self.state
         if self._failures or self._buffer or self._may_be_more or state.suspects_wait:
@@ -104,7 +109,7 @@ class Claiming:
         who gives a message back does not want it at once."""
         if self._buffer or settle.verb == RELEASE:
             return 0
-        return max(0, self._prefetch - (len(self.state.held) - len(self.state.finished)))
+        return max(0, self._prefetch - len(self.state.unsettled()))
 
     def _unconfirmed(self, settle: Settle) -> OutcomeUnknown:
         id = settle.message.id

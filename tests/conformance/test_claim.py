@@ -13,7 +13,7 @@ import reliq
 from reliq.core import envelope as env
 from reliq.errors import ConfigError, ConsumerClosed, WrongKeyType
 from reliq.model import clock
-from tests.conformance.shell import Shell, dead_letters, events, until
+from tests.conformance.shell import Shell, dead_letters, events, expire, until
 
 
 async def test_claim_gives_up_to_n(sh: Shell) -> None:
@@ -363,3 +363,33 @@ async def lose_an_answer(sh: Shell, redis: redis_py.Redis, queue: Any, consumer:
     await sh(consumer._engine.begin(0))
     assert await until(lambda: redis.hget(queue.options.keys.session(consumer.name), "trip") == b"2")
     await sh(consumer._engine._drop())
+
+
+async def test_what_was_claimed_ahead_and_lost_is_no_message(sh: Shell, redis: redis_py.Redis) -> None:
+    """It was reaped while another one was in hand: a claim that does not wait gets what is ready again."""
+    q = sh.queue()
+    await sh(q.put_many(range(4)))
+    async with sh.open(q.consumer(prefetch=2)) as c:
+        (lease,) = await sh(c.claim())
+        expire(redis, q, c)
+        await sh(sh.Reaper(q).run_once())
+        with pytest.raises(reliq.LeaseLost):
+            await sh(lease.ack())
+        (again,) = await sh(c.claim(timeout=0))
+        assert (again.body, again.fence) == (0, 2)
+        await sh(again.release())
+
+
+async def test_a_late_settle_claims_no_more_than_was_asked_for(sh: Shell, redis: redis_py.Redis) -> None:
+    """One in hand is one in hand, also if its settle comes too late."""
+    q = sh.queue()
+    await sh(q.put_many(range(3)))
+    async with sh.open(q.consumer(prefetch=1)) as c:
+        (first,) = await sh(c.claim())
+        expire(redis, q, c)
+        await sh(sh.Reaper(q).run_once())
+        (second,) = await sh(c.claim(timeout=5))
+        with pytest.raises(reliq.LeaseLost):
+            await sh(first.ack())
+        assert redis.llen(q.options.keys.doing(c.name)) == 1
+        await sh(second.ack())
