@@ -296,7 +296,7 @@ class CoroutineExecutor(Executor[S]):
     ) -> None:
         super().__init__(pace, defer, settler, is_async=True, board=board, first_slot=first_slot)
         self._free = deque(self.slots)
-        self._starting = False
+        self._starting = self._cut_off = False
 
     def start(self) -> None:
         """Start what waits, in order, as far as there are slots."""
@@ -336,6 +336,8 @@ class CoroutineExecutor(Executor[S]):
         overdue = handler.timeout is not None and took > handler.timeout
         if overdue and isinstance(error, asyncio.CancelledError | asyncio.TimeoutError):
             error = TimeoutError(f"took longer than its timeout of {handler.timeout} s")
+        elif self._cut_off and isinstance(error, asyncio.CancelledError):
+            slot.failed = message  # not by itself: it has been given back
         self._end(slot, message, lease, error)
         slot.task = None
         self._free.append(slot)
@@ -345,7 +347,8 @@ class CoroutineExecutor(Executor[S]):
             station.wake()
 
     def cancel(self) -> None:
-        """Cancel what still runs."""
+        """Cancel what still runs, and has been given back."""
+        self._cut_off = True
         for slot in self.slots:
             if slot.task is not None:
                 slot.task.cancel()

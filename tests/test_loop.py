@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from typing import Any
@@ -225,3 +226,30 @@ def test_a_handler_that_returns_as_it_is_found_stuck_takes_no_other_along(
         second.set()
         loop.stop()
         thread.join(10)
+
+
+async def test_who_is_cut_off_by_the_end_has_not_failed(
+    server: Any, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Coroutines of two queues are cancelled at the second stop: both messages go back, though it was the last
+    attempt, and nothing is said of a failure or of a late settle."""
+    queues = [reliq.aio.Queue(name, server.url, prefix=prefix, retry=reliq.Retry(attempts=1)) for name in "ab"]
+    started: list[int] = []
+
+    async def handle(body: int) -> None:
+        started.append(body)
+        await asyncio.sleep(60)
+
+    for queue in queues:
+        await queue.put(1)
+    worker = reliq.aio.Worker(*(queue.ack(handle) for queue in queues))
+    task = asyncio.create_task(worker.run())
+    while len(started) < 2:
+        await asyncio.sleep(0.01)
+    worker.stop()
+    worker.stop()
+    await task
+    assert [tuple(await queue.size()) for queue in queues] == [(1, 0, 0, 0)] * 2
+    assert [record.getMessage() for record in caplog.records if "did not end" not in record.getMessage()] == []
+    for queue in queues:
+        await queue.aclose()

@@ -209,10 +209,11 @@ class Loop(Working[Station]):
         self._give_back_waiting()
         in_hand = [message for e in self._executors.values() for message in e.in_hand()]
         tell_unfinished(in_hand)
+        for station in self.stations:
+            station.give_back_all(m for m in in_hand if m.state is station.state)
         for executor in self._executors.values():
             executor.close()
         for station in self.stations:
-            station.give_back_all(m for m in in_hand if m.state is station.state)
             await self._flush(station)
             await station.aclose()
         if self._watching is not None:
