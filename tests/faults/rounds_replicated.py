@@ -112,9 +112,12 @@ def _cluster_failovers(r: Round) -> None:
 
 def _kill_owner(r: Round, split: float) -> None:
     """kill -9, after so many seconds in which it had no replica."""
+    alone_since = time.monotonic()
     with r.server.split() if split else nullcontext():
         time.sleep(split)
         _kill(r, r.server.owner(r.keys.ready))
+        # On a busy machine it was alone for longer than FORGETS: all that it took alone is forgotten.
+        r.rollbacks += [r.rollbacks[-1] - ago for ago in range(int(r.rollbacks[-1] - alone_since) + 1)]
         what = "kill -9 of a primary without its replica" if split else "kill -9 of the primary"
         r.did(what, heir=r.server.owner(r.keys.ready).port)
 
