@@ -172,12 +172,13 @@ class Link:
 
     def send(self, command: Command) -> None:
         """The first half of a round trip, behind ``connect``; its reply is ``unread`` until ``receive``, which has
-        to come next. Raises Unavailable or UnsupportedServer: it was not executed."""
+        to come next. Raises Unavailable or UnsupportedServer if it was not executed, else OutcomeUnknown."""
         if command.after:
             client.check_needs(command, self.server, self._where)
         if not self._connected:
             raise client.failure(_CLOSED, _what(command), self._where, sent=False)
-        self._write(command.packed or self._wire.pack([command.words(), *command.after]), command)
+        packed = command.packed or self._wire.pack([command.words(), *command.after])
+        self._write(packed, command, alone=not command.after)
 
     def receive(self, command: Command) -> Any:
         """The second half: the reply to what was sent, with the errors of ``run``."""
@@ -254,16 +255,16 @@ class Link:
         ]
 
     def _exchange(self, lines: Sequence[Sequence[Any]], command: Command) -> list[Any]:
-        self._write(self._wire.pack(lines), command)
+        self._write(self._wire.pack(lines), command, alone=len(lines) == 1)
         return self._read(len(lines), command)
 
-    def _write(self, packed: Any, command: Command) -> None:
+    def _write(self, packed: Any, command: Command, *, alone: bool) -> None:
         self.unread = True
         try:
             self._wire.send(packed)
         except _FAILURES as error:
-            self._lost()
-            raise client.failure(error, _what(command), self._where, sent=False) from error
+            self._lost()  # of several commands the first may have gone out whole
+            raise client.failure(error, _what(command), self._where, sent=not alone) from error
         except BaseException:
             self.close()
             raise

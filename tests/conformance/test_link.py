@@ -11,9 +11,9 @@ import redis as redis_py
 import reliq
 from reliq.core import ops
 from reliq.core.command import Command
-from reliq.errors import WrongKeyType
+from reliq.errors import OutcomeUnknown, WrongKeyType
 from reliq.sync import wire
-from tests.conformance.shell import Shell
+from tests.conformance.shell import Shell, until
 from tests.faults.proxy import FaultProxy, drop_reply, reply_error, trickle
 from tests.servers import ExternalServer, RedisServer
 
@@ -72,6 +72,29 @@ async def test_halves_need_a_connection(sh: Shell, link: Any) -> None:
     with pytest.raises(reliq.Unavailable):
         await sh(link.send(echo("b")))
     assert await sh(link.run(echo("c"))) == "c"
+
+
+async def test_half_of_what_was_sent_may_have_run(
+    server: RedisServer | ExternalServer, prefix: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that takes the put and fails on the WAIT behind it: whether the message is in is unknown, and not
+    refused."""
+    with reliq.Queue("q", server.url, prefix=prefix, timeout=1.0) as queue:
+        queue.put(0)
+        put = queue._producers.take().put([b"1"], ops.NOW, "", ops.Confirm(replicas=1, ms=1))
+        link = queue.links.new()
+        link.connect()
+        straight = type(link._wire).send
+
+        def partly(self: Any, packed: Any) -> None:
+            straight(self, b"".join([packed] if isinstance(packed, bytes) else packed)[:-5])
+            raise TimeoutError
+
+        monkeypatch.setattr(type(link._wire), "send", partly)
+        with pytest.raises(OutcomeUnknown):
+            link.run(put)
+        monkeypatch.undo()
+        assert await until(lambda: queue.size().ready == 2)
 
 
 async def test_second_half_sends_the_source(sh: Shell, link: Any) -> None:
