@@ -234,18 +234,19 @@ async def test_who_is_cut_off_by_the_end_has_not_failed(
     """Coroutines of two queues are cancelled at the second stop: both messages go back, though it was the last
     attempt, and nothing is said of a failure or of a late settle."""
     queues = [reliq.aio.Queue(name, server.url, prefix=prefix, retry=reliq.Retry(attempts=1)) for name in "ab"]
-    started: list[int] = []
+    started, both = list[int](), asyncio.Event()
 
     async def handle(body: int) -> None:
         started.append(body)
+        if len(started) == 2:
+            both.set()
         await asyncio.sleep(60)
 
     for queue in queues:
         await queue.put(1)
     worker = reliq.aio.Worker(*(queue.ack(handle) for queue in queues))
     task = asyncio.create_task(worker.run())
-    while len(started) < 2:
-        await asyncio.sleep(0.01)
+    await both.wait()
     worker.stop()
     worker.stop()
     await task
