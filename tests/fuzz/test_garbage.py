@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import reliq
 from reliq.core import scripts
 from tests.conformance.shell import Shell, until
 from tests.faults.proxy import Action, FaultProxy, reply_error
+from tests.fuzz.work import at_work
 from tests.servers import RedisServer
 
 #: What comes instead of a reply, made of that. The first are whole replies, to something else; the others none.
@@ -64,20 +64,17 @@ async def test_a_worker_meets_garbage_and_goes_on(shell: Shell, proxy: FaultProx
     told to, and not before."""
     queue, direct = shell.queue(url=proxy.url, timeout=0.3, block=1), shell.queue()
     handled: list[Any] = []
-    worker = shell.Worker(queue.ack(handled.append), concurrency=2, signals=False)
-    running = asyncio.create_task(worker.run() if shell.name == "aio" else asyncio.to_thread(worker.run))
-    assert await until(lambda: proxy.counts[b"BLMOVE"])
-    for number, (where, name) in enumerate(MEETINGS):
-        if where == "INFO":
-            proxy.reset_all()
-        criteria = {"script": where} if where == "trip" else {"command": where}
-        rule = proxy.on(action=answer(GARBAGE[name]), **criteria)
-        await shell(direct.put(number))
-        assert await until(lambda rule=rule: rule.hits or running.done()), (where, name)
-        assert not running.done(), (where, name, running.exception())
-    assert await until(lambda: len(set(handled)) == len(MEETINGS), seconds=20), handled
-    worker.stop()
-    await asyncio.wait_for(running, 10)
+    async with at_work(shell, queue.ack(handled.append)) as running:
+        assert await until(lambda: proxy.counts[b"BLMOVE"])
+        for number, (where, name) in enumerate(MEETINGS):
+            if where == "INFO":
+                proxy.reset_all()
+            criteria = {"script": where} if where == "trip" else {"command": where}
+            rule = proxy.on(action=answer(GARBAGE[name]), **criteria)
+            await shell(direct.put(number))
+            assert await until(lambda rule=rule: rule.hits or running.done()), (where, name)
+            assert not running.done(), (where, name, running.exception())
+        assert await until(lambda: len(set(handled)) == len(MEETINGS), seconds=20), handled
     assert sorted(handled) == list(range(len(MEETINGS)))
     assert tuple(await shell(direct.size())) == (0, 0, 0, 0)
 
