@@ -6,17 +6,15 @@ never repeats a command by itself.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import tenacity
 from redis.backoff import NoBackoff
-from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
+from redis.connection import parse_url
 from redis.exceptions import AskError, MovedError, RedisError, ResponseError
 
 from reliq import defaults
@@ -24,14 +22,33 @@ from reliq.core import outcome
 from reliq.core.command import Command
 from reliq.core.keys import Keys
 from reliq.core.shape import ANY, fits
-from reliq.core.topology import Node, Server, Topology, redirection
+from reliq.core.topology import Node, Server, Topology, is_address, redirection
 from reliq.errors import ConfigError, OutcomeUnknown, ReliqError, Unavailable, UnsupportedServer
 
 MIN_VERSION = (6, 2)
 #: Seconds for a sentinel or a node of a Cluster to say where the primary is; then another one is asked.
 ASK_TIMEOUT: Final = 1.0
 _SENTINEL: Final = "+sentinel"
-_HOST: Final = re.compile(r"(\[[^\]\s]+\]|[^\s:\[\]]+)(?::(\d{1,5}))?\Z")
+_SCHEME: Final = re.compile(r"(rediss?(\+sentinel)?|unix)://")
+_HOST: Final = re.compile(r"(\[[^\]\s]+\]|[^\s:\[\]]+)(?::([0-9]{1,5}))?\Z")
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
+_EXAMPLE: Final = "Example: redis://localhost:6379/0"
+_OWNED: Final = frozenset(
+    {"socket_timeout", "retry", "protocol", "decode_responses", "health_check_interval", "client_name"}
+)
+_TEXT, _BOOL = re.compile(r"(?s).+"), re.compile(r"(?i)true|false|yes|no|y|n|t|f|0|1")
+#: What may stand behind the ``?`` of a URL, and what its value looks like.
+_OPTIONS: Final = {
+    "db": _NUMBER,
+    "username": _TEXT,
+    "password": _TEXT,
+    "socket_connect_timeout": re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?"),
+    "socket_keepalive": _BOOL,
+    "ssl_check_hostname": _BOOL,
+    "ssl_cert_reqs": re.compile("none|optional|required"),
+    **dict.fromkeys(("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile"), _TEXT),
+    **dict.fromkeys(("ssl_password", "ssl_ciphers"), _TEXT),
+}
 
 
 @dataclass(frozen=True)
@@ -56,14 +73,6 @@ class Address:
         return Topology(self.nodes, master=self.master, label=self.label)
 
 
-@cache
-def _query_options() -> frozenset[str]:
-    """What may stand behind the ``?`` of a URL: what redis-py's connections take."""
-    kinds = (Connection, SSLConnection, UnixDomainSocketConnection)
-    classes = {cls for kind in kinds for cls in kind.__mro__ if cls is not object}
-    return frozenset(name for cls in classes for name in inspect.signature(cls).parameters)
-
-
 def parse(url: str) -> Address:
     """Read a URL: redis://[user:password@]host:port/db, rediss://… or unix:///path?db=0; several hosts of a
     Cluster (redis://h1:7000,h2:7001/0); redis+sentinel://[user:password@]host:26379,host2:26379/master/db.
@@ -71,34 +80,84 @@ def parse(url: str) -> Address:
     Raises ConfigError with what is wrong; the password is not in the message.
     """
     try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigError(f"the Redis URL is wrong: {error}. Example: redis://localhost:6379/0") from None
-    behind_sentinels = parts.scheme.endswith(_SENTINEL)
-    owned = {"socket_timeout", "retry", "protocol", "decode_responses", "health_check_interval"}
-    for name, _ in parse_qsl(parts.query):
-        if name in owned:
-            raise ConfigError(f"the Redis URL sets {name!r}, which reliq decides itself; leave it out")
-        if name not in _query_options() and not (behind_sentinels and name.startswith("sentinel_")):
+        return _read(url)
+    except ConfigError:
+        if isinstance(url, str) and "@" in url[len(_authority(url)) :]:
+            # The password has ended the host too early, so that whatever we would name may be a part of it.
             raise ConfigError(
-                f"the Redis URL has an option {name!r} that no connection knows; correct it or leave it out"
-            )
+                "the Redis URL cannot be read. In a user name or password, / is written %2F, ? is %3F, # is %23, "
+                f"@ is %40, [ is %5B and : is %3A. {_EXAMPLE}"
+            ) from None
+        raise
+
+
+def _authority(url: str) -> str:
+    """The URL up to the end of what should be user, password and hosts."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{re.split('[/?#]', rest, maxsplit=1)[0]}"
+
+
+def _read(url: str) -> Address:
+    if not isinstance(url, str) or not _SCHEME.match(url):
+        raise ConfigError(
+            "the Redis URL has to begin with redis://, rediss://, unix:// or redis+sentinel://, and be a text. "
+            f"{_EXAMPLE}"
+        )
+    try:
+        url.encode()
+        parts = urlsplit(url)
+    except ValueError:  # whose text may show the password
+        raise ConfigError(
+            "the Redis URL cannot be read: brackets belong around IPv6 addresses alone, and what is no plain "
+            f"letter or digit in user and password is percent-encoded. {_EXAMPLE}"
+        ) from None
+    if "#" in url:
+        raise ConfigError("the Redis URL has a #, and nothing belongs behind one; in a password it is written %23")
+    behind_sentinels = parts.scheme.endswith(_SENTINEL)
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        _check_option(name, value, parts.scheme, behind_sentinels=behind_sentinels)
     if parts.scheme == "unix":
-        kwargs = _kwargs(url)
-        return Address(url, f"unix://{kwargs.get('path', '')}", kwargs)
+        return _on_this_host(url)
     if behind_sentinels:
         return _behind_sentinels(url)
     return _by_hosts(url)
 
 
+def _check_option(name: str, value: str, scheme: str, *, behind_sentinels: bool) -> None:
+    """What stands behind the ``?`` of a URL; the value is not shown, it may be a password."""
+    if name in _OWNED:
+        raise ConfigError(f"the Redis URL sets {name!r}, which reliq decides itself; leave it out")
+    if behind_sentinels and name.startswith("sentinel_"):
+        return
+    if name not in _OPTIONS:
+        raise ConfigError(
+            f"the Redis URL has an option {name!r} that no connection knows; correct it or leave it out"
+        )
+    if name.startswith("ssl_") and not scheme.startswith("rediss"):
+        raise ConfigError(
+            f"the Redis URL sets {name!r}, which is for TLS: begin the URL with rediss://, or leave it out"
+        )
+    if not _OPTIONS[name].fullmatch(value):
+        raise ConfigError(f"the Redis URL sets {name!r} to what it cannot be; correct it or leave it out")
+
+
+def _on_this_host(url: str) -> Address:
+    """unix://[user:password@]/path/of/the/socket?db=0"""
+    parts = urlsplit(url)
+    if (parts.netloc and not parts.netloc.endswith("@")) or not parts.path.strip("/") or "%00" in parts.path:
+        raise ConfigError("the Redis URL names no socket. Example: unix:///run/redis/redis.sock?db=0")
+    kwargs = _kwargs(url)
+    return Address(url, f"unix://{kwargs.get('path', '')}", kwargs)
+
+
 def _by_hosts(url: str) -> Address:
     """One server, or some nodes of a Cluster."""
     parts = urlsplit(url)
-    path = parts.path.strip("/")
-    if path and not path.isdigit():
-        raise ConfigError(f"the Redis URL names database {path!r}; it is a number, as in redis://localhost:6379/0")
     user, at, hosts = parts.netloc.rpartition("@")
     nodes = _nodes(hosts or "localhost", 6379)
+    path = parts.path.strip("/")
+    if path and not _NUMBER.fullmatch(path):
+        raise ConfigError(f"the Redis URL names database {path!r}; it is a number, as in redis://localhost:6379/0")
     kwargs = _kwargs(parts._replace(netloc=f"{user}{at}{nodes[0]}").geturl())
     db = kwargs.get("db", 0)
     if len(nodes) > 1 and db:
@@ -115,7 +174,7 @@ def _behind_sentinels(url: str) -> Address:
     user, at, hosts = parts.netloc.rpartition("@")
     nodes = _nodes(hosts or "localhost", 26379)
     master, _, db = parts.path.strip("/").partition("/")
-    if not master or (db and not db.isdigit()):
+    if not master or "@" in master or (db and not _NUMBER.fullmatch(db)):
         raise ConfigError(
             "the sentinel URL has to name the master, and then perhaps a database: "
             "redis+sentinel://host:26379,host2:26379/mymaster/0"
@@ -134,17 +193,17 @@ def _behind_sentinels(url: str) -> Address:
 
 
 def _nodes(hosts: str, port: int) -> tuple[Node, ...]:
-    """host:port,host2:port2"""
+    """host:port,host2:port2. What is wrong is not shown: without an @ it may be the password."""
     found = []
     for text in hosts.split(","):
         match = _HOST.match(text)
-        number = int((match and match[2]) or port)
-        if not match or number > 65535:
+        node = match and Node(match[1].strip("[]"), int(match[2] or port))
+        if not node or not is_address(*node):
             raise ConfigError(
-                f"the Redis URL names {text!r} for host and port. Example: redis://localhost:6379/0; several "
-                "of a Cluster are separated by commas"
+                f"the Redis URL has no host and port where they should be. {_EXAMPLE}; several of a Cluster are "
+                "separated by commas, and a password ends with an @"
             )
-        found.append(Node(match[1].strip("[]"), number))
+        found.append(node)
     return tuple(dict.fromkeys(found))
 
 
@@ -152,8 +211,8 @@ def _kwargs(url: str) -> dict[str, Any]:
     """What redis-py makes of a URL with one host."""
     try:
         kwargs: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"the Redis URL is wrong: {error}. Example: redis://localhost:6379/0") from None
+    except (ValueError, TypeError):
+        raise ConfigError(f"the Redis URL cannot be read. {_EXAMPLE}") from None
     kwargs.pop("connection_class", None)
     return kwargs
 

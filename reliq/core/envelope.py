@@ -22,6 +22,7 @@ a foreign producer is recognised by not having it.
 
 from __future__ import annotations
 
+import re
 import struct
 from contextlib import suppress
 from hashlib import sha1
@@ -41,6 +42,7 @@ MAX_U8, MAX_U16, MAX_U32 = 0xFF, 0xFFFF, 0xFFFFFFFF
 _HEADER: Final = struct.Struct(">4sBI4sIHHBB16s")
 _NEW_HEADER: Final = struct.Struct(">5sI4s10x")
 _COUNTERS: Final = struct.Struct(">IHHB")
+_UUID: Final = re.compile("[0-9a-fA-F]{32}")
 _NO_META: Final = b"\x80"
 _SHA1: Final = sha1(usedforsecurity=False)  # copied: to make one takes as long as to run it
 _PLAIN: Final = struct.Struct(">5sI30xB")
@@ -232,12 +234,10 @@ def named_id(name: str) -> bytes:
     A text of 32 hexadecimal digits (with or without the dashes of a UUID) is taken as it is.
     """
     digits = name.replace("-", "")
-    if len(digits) == 32:
-        try:
-            return bytes.fromhex(digits)
-        except ValueError:
-            pass
-    hashed = bytearray(sha1(b"reliq-id:" + name.encode(), usedforsecurity=False).digest()[:16])
+    if _UUID.fullmatch(digits):
+        return bytes.fromhex(digits)
+    text = name.encode("utf-8", "surrogatepass")  # an argument of a command line need not be UTF-8
+    hashed = bytearray(sha1(b"reliq-id:" + text, usedforsecurity=False).digest()[:16])
     hashed[6] = 0x80 | hashed[6] & 0x0F  # version 8: custom
     hashed[8] = 0x80 | hashed[8] & 0x3F
     return bytes(hashed)

@@ -43,11 +43,24 @@ def check_name(what: str, name: str) -> str:
         raise ConfigError(
             f"{what} {name!r} cannot be used: 1 to 200 characters without white space and braces{adopt}"
         )
+    if not _is_utf8(name):
+        raise ConfigError(
+            f"{what} {name!r} cannot be used: it is no text that UTF-8 can carry; spell it otherwise"
+        )
     if _OURS.search(name):
         raise ConfigError(
             f"{what} {name!r} cannot be used: inbox, doing, session and seen are parts of reliq's own key names"
         )
     return name
+
+
+def _is_utf8(name: str) -> bool:
+    """False for a half of a surrogate pair, as bytes that are no UTF-8 become on a command line."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def own_tag(key: str) -> str | None:
@@ -75,6 +88,10 @@ class Keys:
         check_name("prefix", self.prefix)
         if self.key == "":
             raise ConfigError(f"queue {self.queue!r}: key='' is no key; leave it out or name a list")
+        if self.key is not None and not (isinstance(self.key, str) and _is_utf8(self.key)):
+            raise ConfigError(
+                f"queue {self.queue!r}: key={self.key!r} is no text that UTF-8 can carry; name a list"
+            )
 
     @cached_property
     def tag(self) -> str:

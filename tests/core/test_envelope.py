@@ -202,7 +202,8 @@ def test_ids() -> None:
     assert env.id_ms(env.named_id("order-17")) is None
     assert env.named_id(early.hex()) == early
     assert env.named_id("0190a1b2-c3d4-7000-8000-00000000002a").hex() == "0190a1b2c3d47000800000000000002a"
-    assert len(env.named_id("z" * 32)) == 16
+    for odd in ("z" * 32, "aa bb cc dd ee ff 00 11 22 33 44", "٣" * 32, "\udcff", "", "-" * 40):
+        assert len(env.named_id(odd)) == 16
 
 
 def test_preview_is_short() -> None:
