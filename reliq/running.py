@@ -184,7 +184,7 @@ class ThreadExecutor(Executor[S]):
     @property
     def at_work(self) -> bool:
         """Whether a handler runs, or is about to, that may still come back."""
-        return any(slot.busy and not slot.stuck for slot in self.slots)
+        return len(self._threads) - self._resting > sum(slot.stuck for slot in self.slots)
 
     def submit(self, messages: list[Message]) -> None:
         """Run these, in order, as soon as slots are free."""

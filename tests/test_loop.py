@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from queue import SimpleQueue
 from typing import Any
 
 import msgpack
@@ -16,8 +17,9 @@ import reliq.aio
 from reliq.aio.loop import Loop as AioLoop
 from reliq.core import envelope as env
 from reliq.core.consumer import Message
+from reliq.core.pace import Pace
 from reliq.model import clock
-from reliq.running import Slot
+from reliq.running import Slot, ThreadExecutor
 from reliq.sync.board import Board
 from reliq.sync.loop import Loop
 from reliq.working import Working
@@ -254,3 +256,29 @@ async def test_who_is_cut_off_by_the_end_has_not_failed(
     assert [record.getMessage() for record in caplog.records if "did not end" not in record.getMessage()] == []
     for queue in queues:
         await queue.aclose()
+
+
+class _Held(SimpleQueue[bool]):
+    """Calls that do not arrive yet."""
+
+    def __init__(self) -> None:
+        self.arrive = threading.Event()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> bool:
+        self.arrive.wait(10)
+        return super().get(block, timeout)
+
+
+def test_a_thread_that_was_called_is_at_work() -> None:
+    """Before it has come round to its message, too: or the loop would end, and give back what is then handled."""
+    executor: ThreadExecutor[Any] = ThreadExecutor(
+        Pace(1), print, print, refill=lambda: False, rested=lambda: None
+    )
+    executor._tokens = held = _Held()
+    message: Any = object()
+    executor.submit([message])
+    assert executor.at_work
+    executor.take_waiting()
+    held.arrive.set()
+    until(lambda: not executor.at_work)
+    executor.close()
