@@ -77,8 +77,7 @@ async def test_halves_need_a_connection(sh: Shell, link: Any) -> None:
 async def test_half_of_what_was_sent_may_have_run(
     server: RedisServer | ExternalServer, prefix: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that takes the put and fails on the WAIT behind it: whether the message is in is unknown, and not
-    refused."""
+    """A connection that takes the put and fails on the WAIT behind it: the put is not refused, but unknown."""
     with reliq.Queue("q", server.url, prefix=prefix, timeout=1.0) as queue:
         queue.put(0)
         put = queue._producers.take().put([b"1"], ops.NOW, "", ops.Confirm(replicas=1, ms=1))
