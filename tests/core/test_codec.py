@@ -6,11 +6,12 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reliq.core.codec import CODECS, BytesCodec, Codec, decode, encode, find
+from reliq.core.codec import CODECS, BytesCodec, Codec, decode, encode, encode_all, find
 from reliq.errors import BodyError, BodyTooLarge, ConfigError, DecodeError
 
 MSGPACK, JSON, BYTES = CODECS["msgpack"], CODECS["json"], CODECS["bytes"]
@@ -106,3 +107,35 @@ def test_find() -> None:
         find("pickle")
     with pytest.raises(ConfigError, match="name, encode and decode"):
         find(object())  # type: ignore[arg-type]
+
+
+class Nested(dict[str, Any]):
+    """A body that encodes another one while it is being encoded."""
+
+    def items(self) -> Any:
+        return [("inner", MSGPACK.encode({"n": 1}))]
+
+
+def test_packers_are_kept_and_never_shared() -> None:
+    """A body that is encoded inside of another one, behind one that failed or was large, is itself alone."""
+    inner = msgpack.packb({"n": 1})
+    for _ in range(3):
+        assert MSGPACK.decode(MSGPACK.encode(Nested(x=1))) == {"inner": inner}
+        with pytest.raises(TypeError):
+            MSGPACK.encode({"before": "x" * 100, "bad": object()})
+        assert MSGPACK.encode({"n": 1}) == inner
+        assert MSGPACK.decode(MSGPACK.encode("x" * 200_000)) == "x" * 200_000
+
+
+@pytest.mark.parametrize("codec", [MSGPACK, JSON, BYTES], ids=["msgpack", "json", "bytes"])
+def test_many_are_encoded_as_one_by_one(codec: Codec) -> None:
+    """With the same limit for each, and the same error for the first that is wrong."""
+    bodies: list[Any] = [b"a" * n for n in range(5)] if codec is BYTES else [{"n": n} for n in range(5)]
+    assert encode_all(codec, bodies, 100) == [encode(codec, body, 100) for body in bodies]
+    largest = max(len(encode(codec, body, 100)) for body in bodies)
+    assert encode_all(codec, bodies, largest) == encode_all(codec, bodies, 100)
+    assert encode_all(codec, [], 0) == []
+    with pytest.raises(BodyTooLarge):
+        encode_all(codec, bodies, largest - 1)
+    with pytest.raises(BodyError, match="object"):
+        encode_all(codec, [*bodies, object()], 100)

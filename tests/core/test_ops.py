@@ -46,8 +46,21 @@ def test_words() -> None:
     assert source[:3] == ("EVAL", scripts.put.source, 5)
     assert words[3:] == source[3:]
     assert words[3:] == (K.ready, K.producers, K.later, K.consumers, "marker", b"p", 7, "in", 500, 3600000, b"e")
+    assert ops.put(K, b"p", 7, [b"e"]).words()[2:] == (2, K.ready, K.producers, b"p", 7, b"e")
     assert ops.unblock(5).words() == ("CLIENT", "UNBLOCK", 5, "TIMEOUT")
     assert ops.length("k").words() == ("LLEN", "k")
+
+
+def test_a_series_packs_what_put_says() -> None:
+    """A put of one element for now, packed beforehand: the same command, and the same words on the wire."""
+    producer, element = b"\x00\r\n$5", b"\xff\r\n" * 100
+    series = ops.Series(K, producer)
+    for sequence in (1, 12_345):
+        command, plain = series.put(sequence, element), ops.put(K, producer, sequence, [element])
+        assert command._replace(packed=b"") == plain
+        words = [word if isinstance(word, bytes) else str(word).encode() for word in plain.words()]
+        wire = b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+        assert command.packed == b"*%d\r\n" % len(words) + wire
 
 
 def test_only_repeatable_commands_are_idempotent() -> None:
