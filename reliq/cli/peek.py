@@ -147,7 +147,8 @@ def run(args: argparse.Namespace) -> int:
     queue = Place.of(args).one(args.queue)
     now = queue.links.insist(ops.server_time())
     states = [args.state] if args.state else STATES if args.id else ["ready"]
-    found = list(_search(queue, states, args.id)) if args.id else list(islice(elements(queue, states[0]), args.n))
+    most = min(args.n, _SEARCHED)
+    found = list(_search(queue, states, args.id)) if args.id else list(islice(elements(queue, states[0]), most))
     if args.json:
         messages = [as_json(each, now, full=args.full) for each in found]
         text.print_json({"queue": queue.name, "states": list(states), "messages": messages})

@@ -127,6 +127,25 @@ def test_any_command_line_ends_in_good_order(place: str, seed: int) -> None:
             assert STEP.search(line), told
 
 
+NUMBERS = [
+    *("", "0", "-1", "1", "1.5", "nan", "inf", "-inf", "1e400", "9" * 18, "9" * 30, "9" * 5000, "٣", "0x10", " 7"),
+]
+
+
+@pytest.mark.parametrize("name", sorted(VERBS.keys() - NOT_HERE))
+def test_every_option_with_every_odd_number(place: str, name: str) -> None:
+    """Too large, too small, none at all: an option that takes a number says so, or does what it can."""
+    verbs = VERBS[name].verbs if isinstance(verb := VERBS[name], Verbs) else [verb]
+    for each in verbs:
+        for action in each.parser()._actions:
+            if action.type in (int, float) and action.option_strings:
+                for number in NUMBERS:
+                    words = [*each.name.split(), f"{action.option_strings[-1]}={number}"]
+                    result = run([*words, "--url", place, "--queue", "emails", *["1"] * (name == "put")])
+                    assert result.status in (0, 1, 2), f"{words!r}: {result}"
+                    assert result.status != 2 or STEP.search(result.err), f"{words!r}: {result}"
+
+
 def test_every_command_has_met_the_server(place: str) -> None:
     """The lines above are not all wrong: most commands work at times."""
     rng, fine = Random("fine"), set()
