@@ -249,6 +249,6 @@ async def test_server_away(proxy: FaultProxy, prefix: str) -> None:
             await asyncio.sleep(0.005)
         found = await ended(*tasks)
         assert all(isinstance(outcome, ReliqError) for outcome in found)
-        assert time.monotonic() - started < 0.2 + 0.05 + 0.5 + 1.0
+        assert time.monotonic() - started < 8  # one after the other they would take 20
         proxy.heal()
         assert await q.put("again")
