@@ -130,8 +130,9 @@ def check_text(text: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-async def test_every_operation_on_every_wrong_type(sh: Shell, redis: redis_py.Redis, part: str) -> None:
+async def test_every_operation_on_every_wrong_type(shell: Shell, newest: RedisServer, part: str) -> None:
     """It says which key it is, or does its work; and what is not the queue's stays as it is."""
+    sh, redis = shell, newest.client()
     queue = await busy(sh, redis)
     keys = queue.options.keys
     key, before = PARTS[part](keys), everything(redis, keys)
@@ -158,6 +159,7 @@ async def test_every_operation_on_every_wrong_type(sh: Shell, redis: redis_py.Re
     assert everything(redis, keys) == before + added
     await sh(queue.put("afterwards"))
     assert "afterwards" in await sh.drain(queue)
+    redis.close()
 
 
 async def test_a_worker_waits_and_goes_on(shell: Shell, newest: RedisServer, caplog: Any) -> None:
