@@ -191,8 +191,7 @@ def unpack(element: bytes, *, verified: bool = False) -> Envelope:
 
 
 def _unpack_meta(element: bytes) -> tuple[Meta, int]:
-    reader = msgpack.Unpacker(raw=False, max_buffer_size=0)
-    reader.feed(memoryview(element)[META_FROM:])
+    reader = _reader(memoryview(element)[META_FROM:])
     try:
         meta = reader.unpack()
     except Exception as error:  # msgpack raises a dozen unrelated types on bad input
@@ -202,10 +201,17 @@ def _unpack_meta(element: bytes) -> tuple[Meta, int]:
     return meta, META_FROM + reader.tell()
 
 
+def _reader(data: bytes | memoryview) -> Any:
+    """For the first value in there. No list can have more items than there are bytes: msgpack would make room for
+    as many as the data says, which may be four thousand million."""
+    reader = msgpack.Unpacker(raw=False, max_buffer_size=len(data))
+    reader.feed(data)
+    return reader
+
+
 def split_note(member: bytes) -> tuple[Meta, bytes]:
     """A member of ``dead`` is the death note (a msgpack map) followed by the element as it was."""
-    reader = msgpack.Unpacker(raw=False, max_buffer_size=0)
-    reader.feed(member)
+    reader = _reader(member)
     try:
         note = reader.unpack()
     except Exception as error:

@@ -193,6 +193,16 @@ def test_what_is_no_death_note_says_so(member: bytes) -> None:
     assert caught.value.code == "BAD_NOTE"
 
 
+@pytest.mark.parametrize("meta", [b"\xdd\x7f\xff\xff\xff", b"\x81\xa1a\xdd\x10\x00\x00\x00"])
+def test_a_list_that_says_it_is_endless_is_given_no_room(meta: bytes) -> None:
+    """In the meta of a forged envelope, or in a death note: refused for its length, not for what is missing."""
+    immutable = ID + meta + b"x" * 20
+    header = struct.pack(">4sBI4s10x", env.MAGIC, 1, 23 + len(immutable), env.checksum(immutable))
+    for read in (lambda: env.unpack(header + immutable), lambda: env.split_note(meta + b"x" * 20)):
+        with pytest.raises(DecodeError, match="exceeds"):
+            read()
+
+
 def test_ids() -> None:
     """Ids are time-ordered UUIDs; a name always gives the same id, which is not taken for a time."""
     early, late = (env.uuid7(ms, bytes(10)) for ms in (1_700_000_000_000, 1_700_000_000_001))

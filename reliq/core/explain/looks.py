@@ -78,7 +78,7 @@ def glance(head: bytes) -> Envelope:
     returns, failed, released, lost, id = _COUNTERS_AND_ID.unpack_from(head)
     meta: Any = {}
     with suppress(Exception):  # msgpack raises a dozen unrelated types on bad input
-        reader = msgpack.Unpacker(raw=False, max_buffer_size=0)
+        reader = msgpack.Unpacker(raw=False, max_buffer_size=len(head))
         reader.feed(memoryview(head)[env.META_FROM :])
         meta = reader.unpack()
     return Envelope(head, id, returns, failed, released, lost, meta if isinstance(meta, dict) else {}, b"")
