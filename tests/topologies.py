@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -381,13 +382,20 @@ class Cluster(_Addressed, AbstractContextManager["Cluster"]):
 
 
 def _on_low_port(node: RedisServer) -> RedisServer:
-    """The port of the cluster bus is 10,000 above, so it has to be below 55,536."""
+    """The port of the cluster bus is 10,000 above, so it has to be below 55,536, and that one free too."""
     for _ in range(200):
         port = _free_port()
-        if port < 55_000:
+        if port < 55_000 and _is_free(port + 10_000):
             node.port = port
             return node
-    raise ServerFailed("no free port below 55,000")
+    raise ServerFailed("no free port below 55,000 with a free one for the cluster bus")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def _has(ranges: list[str], slot: int) -> bool:

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from tests.faults import checker, rounds
 from tests.faults.rounds import Kind, Outcome, Vain
 from tests.faults.table import Results, Run
-from tests.servers import NO_SERVER, ServerBinary, find_servers
+from tests.servers import NO_SERVER, ServerBinary, ServerFailed, find_servers
 
 STATUS = "exit status: 0 every invariant kept in every round, 1 not so, 2 wrong usage, 3 no server to play on"
 
@@ -74,7 +74,7 @@ class Matrix:
         label = f"{number + 1:4}  {kind.name:29} {binary.name:13} seed {seed}"
         try:
             self._add(label, rounds.play(kind, binary, seed, **self._play))
-        except Vain as error:
+        except (Vain, ServerFailed) as error:
             self.results.row(kind.name).vain += 1
             self.results.vain.append(str(error))
             print(f"{label}  VAIN: {error}", flush=True)
