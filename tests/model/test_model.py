@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-VARIANTS = 8  # issue 3 asks for so many
+VARIANTS = 8  # at least so many
 
 
 def model(**environment: str) -> subprocess.CompletedProcess[str]:
@@ -24,6 +24,7 @@ def model(**environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.timeout(1200)  # a machine that has other work takes its time
 def test_the_model_holds_and_every_broken_variant_is_found() -> None:
     """Safety and progress hold in all states within the bounds, of both models; what is broken on purpose is
     found; and nothing is counted as checked that was not checked to its end."""
