@@ -36,9 +36,8 @@ class Engine(Tripping):
         self._lock = asyncio.Lock()
         self._trips: Link | None = None
         self._bells: Link | None = None
-        self._sent: tuple[Command, float] | None = (
-            None  # a trip whose answer nobody has read, and when it was sent
-        )
+        # A trip whose answer nobody has read yet, and when it was sent.
+        self._sent: tuple[Command, float] | None = None
         self._bell_id = 0
         self._unanswered: set[tuple[str, int]] = set()  # (run id, connection) whose BLMOVE may be under way
 

@@ -342,16 +342,14 @@ class ConsumerState:
         held, decode_plain = self.held, self._decode_plain
         messages = []
         for element in elements:
-            encoded = env.plain_body(element) if verified else None
-            try:
-                if encoded is None:
-                    raise ValueError
-                message = Message(element, decode_plain(encoded), self)
-            except Exception:  # noqa: BLE001 - whatever is unusual about it has its reason told here
-                read = self._read(element, verified=verified)
-                if read is None:
-                    continue
-                message = read
+            message = None
+            if verified and (encoded := env.plain_body(element)) is not None:
+                try:
+                    message = Message(element, decode_plain(encoded), self)
+                except Exception:  # noqa: BLE001 - what is wrong with it is told by the other way to read it
+                    message = None
+            if message is None and (message := self._read(element, verified=verified)) is None:
+                continue
             if element in held:  # byte-identical to one in hand: its turn comes when that is settled
                 self._twins.setdefault(element, []).append(message)
                 continue

@@ -35,9 +35,8 @@ class Engine(Tripping):
         self._lock = threading.Lock()
         self._trips = queue.links.new(name="reliq-trip")
         self._bells = queue.links.new(name="reliq-bell", read_timeout=options.block + options.timeout)
-        self._sent: tuple[Command, float] | None = (
-            None  # a trip whose answer nobody has read, and when it was sent
-        )
+        # A trip whose answer nobody has read yet, and when it was sent.
+        self._sent: tuple[Command, float] | None = None
         self._bell_id = 0
         self.on_bell: Callable[[], None] = lambda: None
         self._bell_over = False
