@@ -7,38 +7,50 @@ from typing import TYPE_CHECKING, Any, Final
 
 from reliq import context as context
 from reliq import logging as logging
-from reliq.core.flows import ReapReport
 from reliq.core.retry import Retry
+from reliq.core.waits import wait_fibonacci, wait_table
 from reliq.errors import (
     Bury,
     LeaseLost,
     OutcomeUnknown,
     QueueFull,
+    QueueHeld,
     Refused,
     Release,
     ReliqError,
     RetryAfter,
     Unavailable,
 )
+from reliq.settings import Settings
 from reliq.sync.queue import Queue
 
 if TYPE_CHECKING:
     from reliq.core.explain import Explanation
+    from reliq.core.failure import Failure
+    from reliq.core.reaping import ReapReport
+    from reliq.core.schedule import Schedule
+    from reliq.core.unique import Unique
     from reliq.sync.consumer import Consumer
+    from reliq.sync.exclusive import Batch, Exclusive
     from reliq.sync.lease import Lease
     from reliq.sync.reaper import Reaper
+    from reliq.sync.scheduler import Scheduler
     from reliq.sync.worker import Worker
 
 __version__ = "0.1.0"
 __all__ = [
+    "Batch",
     "Bury",
     "Consumer",
+    "Exclusive",
     "Explanation",
+    "Failure",
     "Lease",
     "LeaseLost",
     "OutcomeUnknown",
     "Queue",
     "QueueFull",
+    "QueueHeld",
     "ReapReport",
     "Reaper",
     "Refused",
@@ -46,16 +58,29 @@ __all__ = [
     "ReliqError",
     "Retry",
     "RetryAfter",
+    "Schedule",
+    "Scheduler",
+    "Settings",
     "Unavailable",
+    "Unique",
     "Worker",
+    "wait_fibonacci",
+    "wait_table",
 ]
 
 #: A producer needs none of these, and pays for none of them when it starts.
 _LATER: Final = {
+    "Batch": "reliq.sync.exclusive",
     "Consumer": "reliq.sync.consumer",
+    "Exclusive": "reliq.sync.exclusive",
     "Explanation": "reliq.core.explain",
+    "Failure": "reliq.core.failure",
     "Lease": "reliq.sync.lease",
+    "ReapReport": "reliq.core.reaping",
     "Reaper": "reliq.sync.reaper",
+    "Unique": "reliq.core.unique",
+    "Schedule": "reliq.core.schedule",
+    "Scheduler": "reliq.sync.scheduler",
     "Worker": "reliq.sync.worker",
 }
 

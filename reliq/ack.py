@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import math
 import typing
 from collections.abc import Callable
+from copy import copy
 from functools import update_wrapper
 from types import CoroutineType
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
+from reliq import defaults
 from reliq.core.retry import Retry
 from reliq.errors import ConfigError
 from reliq.lease import Leased
@@ -22,11 +25,18 @@ class Handler(Generic[P, R]):
     Lease it handles and settles that (a failure is logged, settled, and returns None).
 
     ``queue``: where its messages come from. ``retry``: the policy (None: the queue's).
-    ``timeout``: seconds that a Worker gives one attempt (None: as long as it likes).
+    ``timeout``: seconds that a Worker gives one attempt (None: as long as it likes). ``expected``: after so many a
+    Worker says once where the handler is, and lets it go on; ``inf``: never.
     """
 
     def __init__(
-        self, queue: Any, function: Callable[P, R], *, retry: Retry | None = None, timeout: float | None = None
+        self,
+        queue: Any,
+        function: Callable[P, R],
+        *,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        expected: float | None = None,
     ) -> None:
         if not callable(function):
             raise ConfigError(f"ack({function!r}): use @q.ack, or @q.ack(retry=, timeout=) with names")
@@ -34,16 +44,22 @@ class Handler(Generic[P, R]):
             raise ConfigError(f"ack(retry={retry!r}): pass a reliq.Retry(attempts=, wait=, stop=)")
         if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
             raise ConfigError(f"ack(timeout={timeout!r}): seconds above 0, or None")
+        if expected is not None and not (isinstance(expected, int | float) and expected > 0):
+            raise ConfigError(f"ack(expected={expected!r}): seconds above 0, or None")
         self._takes = _Takes.of(function)
         # Not its attributes: a function that tenacity has wrapped has one named `retry`.
         update_wrapper(self, function, updated=())
         self.queue = queue
         self.retry: Retry = retry or queue.options.retry
         self.timeout = timeout
+        # A handler that has a timeout is told of when that cuts it off.
+        self.expected = expected or (defaults.EXPECTED if timeout is None else math.inf)
         self.function = function
         self.is_async = _is_coroutine_function(function)
         #: The function itself if it takes the body alone: then a worker needs no lease to call it.
         self.plain: Callable[..., Any] | None = function if self._takes == (True, None, False) else None
+        #: What counts the round trips for it, in a worker that counts.
+        self.watch: Any = None
 
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -77,6 +93,14 @@ class Handler(Generic[P, R]):
             self.check(result)
         return result
 
+    def around(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]], watch: Any = None) -> Handler[P, R]:
+        """The same, with what ``wrap`` makes of its function in the place of that."""
+        made = copy(self)
+        made.function = wrap(self.function)
+        made.plain = None if self.plain is None else made.function
+        made.watch = watch or self.watch
+        return made
+
     def check(self, result: Any) -> None:
         """TypeError if a plain function returned a coroutine: that would never run, yet the message be acked."""
         if isinstance(result, CoroutineType):
@@ -107,11 +131,11 @@ def lease_class(*, is_async: bool) -> Any:
     return Lease
 
 
-def decorate(queue: Any, function: Any, *, retry: Retry | None, timeout: float | None) -> Any:
+def decorate(queue: Any, function: Any, **options: Any) -> Any:
     """What ``queue.ack`` is: used bare, or with options; its overloads tell the types."""
     if function is None:
-        return lambda found: Handler(queue, found, retry=retry, timeout=timeout)
-    return Handler(queue, function, retry=retry, timeout=timeout)
+        return lambda found: Handler(queue, found, **options)
+    return Handler(queue, function, **options)
 
 
 class _Takes(NamedTuple):

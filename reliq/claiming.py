@@ -10,11 +10,14 @@ from contextlib import suppress
 from typing import Final
 
 from reliq import defaults
-from reliq.core.consumer import RELEASE, Answer, ConsumerState, Message, Settle
-from reliq.core.flows import ReapReport
+from reliq.core.consumer import FIRE, Answer, ConsumerState
+from reliq.core.message import RELEASE, Message, Settle
+from reliq.core.orders import Order, Report
+from reliq.core.reaping import ReapReport
 from reliq.errors import ConfigError, ConsumerClosed, OutcomeUnknown
 from reliq.logging import log
 from reliq.model import QueueOptions, clock
+from reliq.reporting import Orders, of_consumer
 
 #: Seconds of silence after which a keeper makes a trip while anything is in hand.
 _SILENCE: Final = 0.9
@@ -35,9 +38,11 @@ class Claiming:
         self._buffer: deque[Message] = deque()
         self._unminded: dict[Message, float] = {}
         self._failures = 0
+        self._orders = Orders()
         self._may_be_more = False
         self._due_in: float | None = None
         self._duty = 0
+        self._order = (b"", 0)
         self._noted_at = self._asked_at = clock()
         self._hold_until = 0.0
 
@@ -52,7 +57,7 @@ class Claiming:
         """How many to ask for before ``n`` can be handed over; None: no trip is needed first."""
         self._asked_at = clock()
         if not self._buffer:
-            return max(n, self._prefetch)
+            return 0 if self.state.preparing else max(n, self._prefetch)
         return None if self.state.fresh(self._asked_at) else 0
 
     def _noted(self, answer: Answer) -> None:
@@ -62,14 +67,29 @@ class Claiming:
                 with suppress(ValueError):  # another thread has it
                     self._buffer.remove(message)
         self._buffer.extend(answer.messages)
+        for message in answer.called_off:
+            with suppress(ValueError):  # it is in somebody's hands, whose lease says so
+                self._buffer.remove(message)
+                self.state.finished.append(self.state.release(message))
         self._due_in = answer.due_in
         # The answer to an older trip: that may have asked for nothing.
         self._may_be_more = answer.more or answer.status == "again"
-        self._duty = max(self._duty, answer.sweep)
+        if answer.sweep == FIRE:
+            self._ticks_due()
+        else:
+            self._duty = max(self._duty, answer.sweep)
+        if answer.order:
+            self._order = answer.order, answer.server_ms
         now = clock()
+        if answer.messages:  # a large body may have taken its time
+            self._asked_at = now
         if now - self._noted_at > self.state.lease / defaults.CUT_OFF_SHARE:
             self._hold_until = now + self.state.lease
         self._noted_at = now
+
+    def _ticks_due(self) -> None:
+        """Have them fired; not here: nobody's messages wait for that."""
+        raise NotImplementedError
 
     def _pop(self, n: int) -> list[Message]:
         """Up to ``n`` messages to hand over now: none unless the lease is certain enough to start on them."""
@@ -81,9 +101,12 @@ class Claiming:
                 message = self._buffer.popleft()
             except IndexError:
                 break
-            if not message.lost:
+            if not (message.lost or self._has_expired(message)):
                 messages.append(message)
         return messages
+
+    def _has_expired(self, message: Message) -> bool:
+        return message.known is not None and self.state.expired(message, clock())
 
     def _is_over(self) -> bool:
         """Whether ``until_empty`` may stop: Redis has just said that nothing is ready, no suspect waits, and the
@@ -91,23 +114,28 @@ class Claiming:
         state = self.state
         if self._failures or self._buffer or self._may_be_more or state.suspects_wait:
             return False
-        return self._until_empty and not (state.unanswered or state.finished)
+        return self._until_empty and not (state.unanswered or state.finished or state.preparing)
 
     def _wait_for(self, left: float | None) -> float:
         """Seconds to wait for a message, but not beyond what comes due by itself."""
         limits = [self._options.block, *(s for s in (left, self._due_in) if s is not None)]
-        if self.state.suspects_wait:
-            limits.append(0.05)
+        if self._leaves_some:
+            limits.append(self.state.shut or 0.05)
         elif self.state.held:
             limits.append(0.5)
         return max(min(limits), 0.001)
+
+    @property
+    def _leaves_some(self) -> bool:
+        """Whether messages may be ready that are not claimed here for now: a bell would ring on and on."""
+        return self.state.suspects_wait or self.state.preparing or self.state.shut > 0
 
     # -- settling ---------------------------------------------------------------------------------------
 
     def _ahead(self, settle: Settle) -> int:
         """How many to claim along with a settle: what the settled ones leave free. None with a release:
         who gives a message back does not want it at once."""
-        if self._buffer or settle.verb == RELEASE:
+        if self._buffer or settle.verb == RELEASE or self.state.preparing:
             return 0
         return max(0, self._prefetch - len(self.state.unsettled()))
 
@@ -143,6 +171,16 @@ class Claiming:
         silent = now - self._noted_at > self.state.lease / defaults.CUT_OFF_SHARE
         return self._duty if now > self._hold_until and not silent else 0
 
+    def _taken_order(self) -> Order | None:
+        """What somebody has asked this consumer from afar since, once."""
+        (text, server_ms), self._order = self._order, (b"", 0)
+        return self._orders.take(self.state.name, text, server_ms) if text else None
+
+    def _report(self, order: Order, asked_at: float, at: int) -> Report:
+        buffered = set(self._buffer)
+        held = [message for message in self.state.unsettled() if message not in buffered]
+        return of_consumer(held, len(buffered), order, asked_at=asked_at, at=at)
+
     def _reaped(self, report: ReapReport) -> None:
         self._duty = 0
         if report.waiting:  # the server would ask for them only half a minute later
@@ -166,6 +204,8 @@ class Claiming:
         in nobody's hands, and we would renew for it until we are closed."""
         now, buffered = clock(), set(self._buffer)
         found = [m for m in list(self.state.held.values()) if not m.minded and m not in buffered]
+        if self.state.preparing:  # who is yet to be prepared is in nobody's hands
+            found = [m for m in found if not self.state.is_preparing(m)]
         self._unminded = {message: self._unminded.get(message, now) for message in found}
         for message, since in self._unminded.items():
             if now - since > _UNASKED / 2:

@@ -6,10 +6,11 @@ never repeats a command by itself.
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import tenacity
@@ -23,35 +24,53 @@ from reliq.core.command import Command
 from reliq.core.keys import Keys
 from reliq.core.shape import ANY, fits
 from reliq.core.topology import Node, Server, Topology, is_address, redirection
-from reliq.errors import ConfigError, OutcomeUnknown, ReliqError, Unavailable, UnsupportedServer
+from reliq.errors import (
+    ConfigError,
+    OutcomeUnknown,
+    PoolExhausted,
+    ReliqError,
+    Unavailable,
+    UnsupportedServer,
+)
+
+if TYPE_CHECKING:
+    from reliq.settings import Settings
+
+try:
+    from hiredis import pack_command
+except ImportError:
+    pack_command = None  # type: ignore[assignment]  # then redis-py's own is used
 
 MIN_VERSION = (6, 2)
 #: Seconds for a sentinel or a node of a Cluster to say where the primary is; then another one is asked.
 ASK_TIMEOUT: Final = 1.0
 _SENTINEL: Final = "+sentinel"
-_SCHEME: Final = re.compile(r"(rediss?(\+sentinel)?|unix)://")
-_HOST: Final = re.compile(r"(\[[^\]\s]+\]|[^\s:\[\]]+)(?::([0-9]{1,5}))?\Z")
-_NUMBER: Final = re.compile(r"[0-9]{1,9}")
+#: What a URL looks like. Not compiled here: few URLs need more than two of these, and every import would pay.
+_SCHEME: Final = r"(rediss?(\+sentinel)?|unix)://"
+_HOST: Final = r"(\[[^\]\s]+\]|[^\s:\[\]]+)(?::([0-9]{1,5}))?"
+_NUMBER: Final = r"[0-9]{1,9}"
+#: A colon behind which there is no port, and no host either.
+_CUT_OFF: Final = r"^[^@\[]*:(?![0-9]+$)[^@,]*$"
 _EXAMPLE: Final = "Example: redis://localhost:6379/0"
 _OWNED: Final = frozenset(
     {"socket_timeout", "retry", "protocol", "decode_responses", "health_check_interval", "client_name"}
 )
-_TEXT, _BOOL = re.compile(r"(?s).+"), re.compile(r"(?i)true|false|yes|no|y|n|t|f|0|1")
+_TEXT, _BOOL = r"(?s).+", r"(?i)true|false|yes|no|y|n|t|f|0|1"
 #: What may stand behind the ``?`` of a URL, and what its value looks like.
 _OPTIONS: Final = {
     "db": _NUMBER,
     "username": _TEXT,
     "password": _TEXT,
-    "socket_connect_timeout": re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?"),
+    "socket_connect_timeout": r"[0-9]{1,6}(\.[0-9]{1,6})?",
     "socket_keepalive": _BOOL,
     "ssl_check_hostname": _BOOL,
-    "ssl_cert_reqs": re.compile("none|optional|required"),
+    "ssl_cert_reqs": "none|optional|required",
     **dict.fromkeys(("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile"), _TEXT),
     **dict.fromkeys(("ssl_password", "ssl_ciphers"), _TEXT),
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Address:
     """Where Redis is. ``label`` is what people are shown: never a password. ``master``: the name by which the
     sentinels at ``nodes`` know it; without one, several ``nodes`` are those of a Cluster."""
@@ -67,6 +86,11 @@ class Address:
     def kind(self) -> str:
         """How to connect: ``redis``, ``rediss`` (TLS) or ``unix``."""
         return urlsplit(self.url).scheme.removesuffix(_SENTINEL)
+
+    @property
+    def has_password(self) -> bool:
+        """Whether the URL holds one, of Redis or of its sentinels."""
+        return "password" in {**self.kwargs, **self.sentinel}
 
     def topology(self) -> Topology:
         """What is known of the servers there: nothing yet."""
@@ -98,7 +122,7 @@ def _authority(url: str) -> str:
 
 
 def _read(url: str) -> Address:
-    if not isinstance(url, str) or not _SCHEME.match(url):
+    if not isinstance(url, str) or not re.match(_SCHEME, url):
         raise ConfigError(
             "the Redis URL has to begin with redis://, rediss://, unix:// or redis+sentinel://, and be a text. "
             f"{_EXAMPLE}"
@@ -113,6 +137,11 @@ def _read(url: str) -> Address:
         ) from None
     if "#" in url:
         raise ConfigError("the Redis URL has a #, and nothing belongs behind one; in a password it is written %23")
+    if parts.query and re.search(_CUT_OFF, parts.netloc):  # what follows may be the rest of a password
+        raise ConfigError(
+            "the Redis URL has a ? where a port or a host belongs; in a user or a password it is written %3F. "
+            f"{_EXAMPLE}"
+        )
     behind_sentinels = parts.scheme.endswith(_SENTINEL)
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         _check_option(name, value, parts.scheme, behind_sentinels=behind_sentinels)
@@ -137,7 +166,7 @@ def _check_option(name: str, value: str, scheme: str, *, behind_sentinels: bool)
         raise ConfigError(
             f"the Redis URL sets {name!r}, which is for TLS: begin the URL with rediss://, or leave it out"
         )
-    if not _OPTIONS[name].fullmatch(value):
+    if not re.fullmatch(_OPTIONS[name], value):
         raise ConfigError(f"the Redis URL sets {name!r} to what it cannot be; correct it or leave it out")
 
 
@@ -156,7 +185,7 @@ def _by_hosts(url: str) -> Address:
     user, at, hosts = parts.netloc.rpartition("@")
     nodes = _nodes(hosts or "localhost", 6379)
     path = parts.path.strip("/")
-    if path and not _NUMBER.fullmatch(path):
+    if path and not re.fullmatch(_NUMBER, path):
         raise ConfigError(f"the Redis URL names database {path!r}; it is a number, as in redis://localhost:6379/0")
     kwargs = _kwargs(parts._replace(netloc=f"{user}{at}{nodes[0]}").geturl())
     db = kwargs.get("db", 0)
@@ -174,7 +203,7 @@ def _behind_sentinels(url: str) -> Address:
     user, at, hosts = parts.netloc.rpartition("@")
     nodes = _nodes(hosts or "localhost", 26379)
     master, _, db = parts.path.strip("/").partition("/")
-    if not master or "@" in master or (db and not _NUMBER.fullmatch(db)):
+    if not master or "@" in master or (db and not re.fullmatch(_NUMBER, db)):
         raise ConfigError(
             "the sentinel URL has to name the master, and then perhaps a database: "
             "redis+sentinel://host:26379,host2:26379/mymaster/0"
@@ -196,7 +225,7 @@ def _nodes(hosts: str, port: int) -> tuple[Node, ...]:
     """host:port,host2:port2. What is wrong is not shown: without an @ it may be the password."""
     found = []
     for text in hosts.split(","):
-        match = _HOST.match(text)
+        match = re.fullmatch(_HOST, text)
         node = match and Node(match[1].strip("[]"), int(match[2] or port))
         if not node or not is_address(*node):
             raise ConfigError(
@@ -250,10 +279,10 @@ def asking_kwargs(address: Address, node: Node, *, retry: Any) -> dict[str, Any]
 
 def place(address: Address, node: Node) -> str:
     """How messages to people call a node that was reached by way of this address."""
-    label = address.label.rpartition("/")[0]
+    label, tls = address.label.rpartition("/")[0], outcome.TLS if address.kind == "rediss" else ""
     if not node.host or address.nodes == (node,):
-        return address.label
-    return f"{node} ({address.label})" if address.master else f"{node} (of the cluster at {label})"
+        return address.label + tls
+    return (f"{node} ({address.label})" if address.master else f"{node} (of the cluster at {label})") + tls
 
 
 def opening(address: Address) -> list[tuple[str, ...]]:
@@ -266,14 +295,34 @@ def opening(address: Address) -> list[tuple[str, ...]]:
     ]
 
 
-def insistence(timeout: float) -> dict[str, Any]:
-    """How tenacity repeats what is safe to repeat: from 8 ms to 512 ms apart, with jitter, within ``timeout``."""
+def insistence(settings: Settings) -> dict[str, Any]:
+    """How tenacity repeats what is safe to repeat, after a first failure: from ``backoff_from`` to ``backoff_to``
+    apart, with jitter, within ``timeout`` and at most ``retries`` times."""
+    stop: tenacity.stop.stop_base = tenacity.stop_after_delay(settings.timeout)
+    if settings.retries is not None:
+        stop |= tenacity.stop_after_attempt(settings.retries)
+    wait = tenacity.wait_exponential(multiplier=settings.backoff_from, max=settings.backoff_to)
     return {
-        "stop": tenacity.stop_after_delay(timeout),
-        "wait": tenacity.wait_exponential(multiplier=0.008, max=0.512) + tenacity.wait_random(0, 0.01),
+        "stop": stop,
+        "wait": wait + tenacity.wait_random(0, 0.01),
         "retry": tenacity.retry_if_exception_type((Unavailable, OutcomeUnknown)),
         "reraise": True,
     }
+
+
+def end_of_age(now: float, max_age: float) -> float:
+    """When a connection made now is too old: after 90 to 100 % of ``max_age``, so that those which a failover has
+    made all at once are not made anew all at once."""
+    return now + max_age * random.uniform(0.9, 1.0)
+
+
+def exhausted(settings: Settings, where: str) -> PoolExhausted:
+    """Nobody has given a connection back in time."""
+    return PoolExhausted(
+        f"no connection to Redis at {where}: all {settings.pool_size} (pool_size) were in use for "
+        f"{settings.pool_wait:g} s (pool_wait), so nothing was sent. Raise pool_size, do less at once, or see "
+        "whether Redis is slow: reliq doctor."
+    )
 
 
 def failure(error: Exception, what: str, where: str, *, sent: bool) -> ReliqError:
@@ -302,6 +351,13 @@ def is_elsewhere(error: Exception, topology: Topology, node: Node | None) -> boo
     elif code in ("CLUSTERDOWN", "MASTERDOWN"):
         topology.doubt(node)
     return code in outcome.ELSEWHERE
+
+
+def pack(connection: Any, lines: Iterable[Sequence[Any]]) -> Any:
+    """Commands as they go over the wire: by hiredis where it is installed, which takes a fifth of the time."""
+    if pack_command is None:
+        return connection.pack_commands(lines)
+    return b"".join([pack_command(line) for line in lines])  # type: ignore[arg-type]  # of a tuple of one, it says
 
 
 def asked_to(error: object, node: Node | None) -> Node | None:

@@ -38,10 +38,11 @@ class Handled(Protocol):
 
 
 class _Tracing(NamedTuple):
-    """A trace id that was set by hand, inside of whatever is handled."""
+    """A trace id that was set, inside of whatever is handled; ``parent``: the span in it that puts belong to."""
 
     trace_id: str
     handled: Handled | None
+    parent: str = ""
 
 
 _innermost: ContextVar[Handled | _Tracing | None] = ContextVar("reliq_context", default=None)
@@ -52,9 +53,7 @@ enter = _innermost.set
 
 def current() -> Current | None:
     """The message being handled in this context, or None."""
-    found = _innermost.get()
-    if isinstance(found, _Tracing):
-        found = found.handled
+    found = handled()
     if found is None:
         return None
     return Current(found.queue, found.id, found.attempt, found.consumer, found.trace_id)
@@ -66,11 +65,24 @@ def trace_id() -> str | None:
     return None if found is None else found.trace_id
 
 
+def handled() -> Handled | None:
+    """The same message as ``current`` tells of, as it is."""
+    found = _innermost.get()
+    return found.handled if isinstance(found, _Tracing) else found
+
+
+def parent() -> str:
+    """The span that a put made now would carry, or nothing."""
+    found = _innermost.get()
+    return found.parent if isinstance(found, _Tracing) else ""
+
+
 @contextmanager
-def tracing(trace_id: str) -> Iterator[str]:
-    """Let puts and log records inside carry this trace id (32 hex digits)."""
+def tracing(trace_id: str, parent: str = "") -> Iterator[str]:
+    """Let puts and log records inside carry this trace id (32 hex digits); ``parent``: and puts this span, as the
+    id and the flags of a W3C traceparent (16 and 2 hex digits, with a dash between them)."""
     outer = _innermost.get()
-    token = _innermost.set(_Tracing(trace_id, outer.handled if isinstance(outer, _Tracing) else outer))
+    token = _innermost.set(_Tracing(trace_id, outer.handled if isinstance(outer, _Tracing) else outer, parent))
     try:
         yield trace_id
     finally:

@@ -36,11 +36,19 @@ GRACE: Final = 25.0
 DEDUPE_WINDOW: Final = 3600.0
 FORGET_AFTER: Final = 86400.0
 SUSPECT_PATIENCE: Final = 1.0
+EXPECTED: Final = 60.0
+LOG_BURST: Final = 100
+LOG_WINDOW: Final = 10.0
 MAX_BODY: Final = 64 * 1024 * 1024
+CLAIM_CHECK: Final = 64 * 1024
 SCRIPT_ELEMENTS: Final = 1000
 SCRIPT_BYTES: Final = 256 * 1024
+#: A paused queue is looked at this often, seconds: resuming is seen by all within that.
+PAUSE_LOOK: Final = 1.0
 #: Most that one call of a reap moves: it looks into each.
-REAP_ELEMENTS: Final = 500
+REAP_ELEMENTS: Final = 125
+#: A tick that comes no later is no missed one.
+TICK_GRACE: Final = 60.0
 LEDGER_LENGTH: Final = 10_000
 LEDGER_AGE: Final = 1_209_600.0
 TRACEBACK: Final = 4000
@@ -65,7 +73,12 @@ TABLE: Final = (
     ),
     Default("forget after", FORGET_AFTER, "s", "an empty registration of a dead consumer is visited so long"),
     Default("suspect patience", SUSPECT_PATIENCE, "s", "to get empty hands for a message that killed a worker"),
+    Default("expected", EXPECTED, "s", "one that runs longer is told of, once, with its stack; most take seconds"),
+    Default("log burst", LOG_BURST, "", "records of one kind in 10 s; more are counted, not to fill a disk"),
     Default("max_body", MAX_BODY, "bytes", "larger ones belong in an object store; Redis itself takes 512 MB"),
+    Default(
+        "claim_check", CLAIM_CHECK, "bytes", "larger bodies lie beside the list, so that no ack sends them back"
+    ),
     Default(
         "script elements", SCRIPT_ELEMENTS, "", "most that one script call moves, so that Redis is never held"
     ),
@@ -74,6 +87,9 @@ TABLE: Final = (
         SCRIPT_BYTES,
         "bytes",
         "most that one script call moves; one larger element goes alone",
+    ),
+    Default(
+        "tick grace", TICK_GRACE, "s", "a tick so late is no missed one: a crash or a failover is over by then"
     ),
     Default("ledger length", LEDGER_LENGTH, "", "abnormal events kept per queue"),
     Default("ledger age", LEDGER_AGE, "s", "older ones are let go; two weeks, so that a holiday is covered"),

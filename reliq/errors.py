@@ -10,8 +10,13 @@
     ├── Refused                                   certainly NOT executed: repeating is safe
     │   ├── QueueFull                             Redis is out of memory; consumers still drain it
     │   ├── Unavailable        (ConnectionError)  Redis cannot be reached, or cannot serve just now
+    │   ├── PoolExhausted                         all connections were in use for too long
     │   ├── AccessDenied       (PermissionError)  password or ACL
     │   ├── WrongKeyType       (TypeError)        a key of the queue holds something else
+    │   ├── MovedOn                               a message was never still for long enough to be cancelled
+    │   ├── QueueHeld                             somebody is there, and the exclusive mode wants to be alone
+    │   ├── QueueDraining                         the queue takes no more puts, somebody has said
+    │   ├── NewerSchema                           a later release has changed the keys: upgrade this one
     │   └── UnsupportedServer                     older than Redis 6.2, or than what was asked of it
     ├── OutcomeUnknown         (TimeoutError)     sent, but the answer was lost: it may have run
     ├── PutManyError                              a part of a put_many: .accepted .refused .unknown
@@ -85,6 +90,12 @@ class Unavailable(Refused, ConnectionError):
     code = "UNAVAILABLE"
 
 
+class PoolExhausted(Refused):
+    """All connections of the pool were in use for ``pool_wait`` seconds; nothing was sent."""
+
+    code = "POOL_EXHAUSTED"
+
+
 class AccessDenied(Refused, PermissionError):
     """A password is missing or wrong, or the ACL user may not do this."""
 
@@ -95,6 +106,38 @@ class WrongKeyType(Refused, TypeError):
     """A key that belongs to the queue holds another type of value."""
 
     code = "WRONG_KEY_TYPE"
+
+
+class MovedOn(Refused):
+    """A message that was to be cancelled or given another time had moved on whenever it was looked for."""
+
+    code = "MOVED_ON"
+
+
+class QueueHeld(Refused):
+    """Somebody holds the queue for himself alone (``exclusive``), or it cannot be had so, as others are there.
+
+    ``names``: who that is; ``left``: seconds of his lease, as far as that says when it is worth trying again.
+    """
+
+    code = "QUEUE_HELD"
+
+    def __init__(self, message: str, *, names: Sequence[str] = (), left: float = 0.0) -> None:
+        super().__init__(message)
+        self.names = list(names)
+        self.left = left
+
+
+class QueueDraining(Refused):
+    """The queue takes no more puts (``drain``); what is in it is worked off."""
+
+    code = "QUEUE_DRAINING"
+
+
+class NewerSchema(Refused):
+    """A later release has changed what the keys of this queue mean, so that this one would do harm to it."""
+
+    code = "NEWER_SCHEMA"
 
 
 class UnsupportedServer(Refused):

@@ -2,35 +2,66 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 import warnings
+from datetime import datetime, timezone
 from typing import Any
 
 from reliq import context
 from reliq.core import envelope as env
-from reliq.core.consumer import ConsumerState, Message, Settle
-from reliq.core.retry import Retry
+from reliq.core.consumer import ConsumerState
+from reliq.core.expiry import deadline_of
+from reliq.core.failure import Failure
+from reliq.core.message import BURY, Message, Settle
+from reliq.core.retry import POLICY_KEY, Retry
 from reliq.core.verdict import describe, judge, judge_anyway
-from reliq.errors import LeaseLost
-from reliq.logging import log
+from reliq.core.words import duration
+from reliq.errors import LeaseLost, Release
+from reliq.hooks import open_to
+from reliq.logging import bodies, log
 from reliq.model import clock
 
 
 def settle_for(
     state: ConsumerState, message: Message, retry: Retry, error: BaseException | None, trace: str | None = None
 ) -> Settle:
-    """The settle for a handler's outcome, by the policy: whatever it raised is a failed attempt."""
+    """The settle for a handler's outcome, by the policy: whatever it raised is a failed attempt. What was
+    cancelled meanwhile ends, whatever it raised, and no hook hears of it."""
+    if error is not None and message in state.called_off:
+        log.info("message %s was cancelled, and its handler has ended: %s", message.id, describe(error))
+        return state.release(message, handled=True)
     try:
         if trace is None:
             trace = "" if error is None else "".join(traceback.format_exception(error))
-        return judge(state, message, error, retry, age_of(message), trace)
+        settle = judge(state, message, error, retry, age_of(message), trace)
     except Exception as failure:  # noqa: BLE001 - nothing may keep a message from being settled
         text = describe(failure)
         if error is not None:
             text = f"{describe(error)} (and to settle that raised {text})"
         log.exception("message %s is settled by the default policy: %s", message.id, text)
         return judge_anyway(state, message, text)
+    if error is not None and (retry.on_retry or retry.on_dead) and not isinstance(error, Release):
+        _tell(retry, message, settle, error)
+    return settle
+
+
+def _tell(retry: Retry, message: Message, settle: Settle, error: BaseException) -> None:
+    """Call the hook of the policy for what becomes of a failed message; what it raises changes nothing."""
+    dead, e = settle.verb == BURY, message.envelope
+    hook = retry.on_dead if dead else retry.on_retry
+    if hook is None:
+        return
+    delay, cause = (None, str(settle.detail)) if dead else (float(settle.detail) / 1000, "")
+    failure = Failure(
+        message.queue, message.id, message.body, error, e.attempt, e.deliveries, e.lost, delay, cause
+    )
+    try:
+        hook(failure)
+    except Exception as raised:  # noqa: BLE001 - nothing may keep a message from being settled
+        which = "on_dead" if dead else "on_retry"
+        log.exception("message %s: %s raised %s; it is settled all the same", message.id, which, describe(raised))
 
 
 def report(error: BaseException, settle: Settle) -> None:
@@ -39,11 +70,13 @@ def report(error: BaseException, settle: Settle) -> None:
         log.error("%s: %s (reliq dead ls finds it, with its traceback)", fate(settle), describe(error))
     elif settle.verb == "retry":
         log.warning("%s: %s", fate(settle), describe(error))
+    if bodies.isEnabledFor(logging.DEBUG):
+        bodies.debug("its body: %.2000r", settle.message.body)
 
 
 def fate(settle: Settle) -> str:
     """What becomes of a message whose handler failed, in words."""
-    return "dead-lettered" if settle.verb == "bury" else f"back in {float(settle.detail) / 1000:.1f} s"
+    return "dead-lettered" if settle.verb == "bury" else f"back in {duration(float(settle.detail))}"
 
 
 def age_of(message: Message) -> float:
@@ -52,6 +85,13 @@ def age_of(message: Message) -> float:
     return max(0.0, time.time() - made / 1000) if made is not None else 0.0
 
 
+def _tick_of(message: Message) -> tuple[str, int] | None:
+    from reliq.core.schedule import tick_of  # most messages are of none, and nobody asks
+
+    return tick_of(message.envelope.meta)
+
+
+@open_to(enter="enter", leave="leave")
 class Leased:
     """What a lease says about its message; the same in both shells."""
 
@@ -63,6 +103,9 @@ class Leased:
         self._retry = retry
         self._token: Any = None
         self._settled = False
+        self._since = clock()
+        if message.traced:
+            message.handed_over(clock)
         message.minded = True  # last: an interrupted one minds nothing
 
     @property
@@ -101,10 +144,41 @@ class Leased:
         return self._state.keys.queue
 
     @property
+    def schedule(self) -> str | None:
+        """The name of the schedule that put it; None if it was put by a program."""
+        found = _tick_of(self._message)
+        return found and found[0]
+
+    @property
+    def tick(self) -> datetime | None:
+        """The time of the schedule (UTC) that this message is for; None if it was put by a program. A handler that
+        reckons with this, and not with the clock, does the same whenever it runs."""
+        found = _tick_of(self._message)
+        return found and datetime.fromtimestamp(found[1] / 1000, timezone.utc)
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until its time is over: that of its handler (``timeout=``), or of the message (``expires=``),
+        whichever comes first; not below 0; None: it has as long as it takes. A thread cannot be interrupted, so a
+        handler of long work looks here, and at ``cancelled`` and ``lost``."""
+        owner, left = self._state.owner, []
+        if owner is not None and owner.handler.timeout is not None:
+            left.append(self._since + owner.handler.timeout - clock())
+        if (deadline := deadline_of(self._message.envelope.meta)) is not None:
+            left.append(deadline / 1000 - time.time())
+        return max(0.0, min(left)) if left else None
+
+    @property
     def lost(self) -> bool:
         """True once the lease is gone, or may be because Redis has not confirmed it for so long: another consumer
         has the message, or may get it at any moment. Stop working on it."""
         return self._message.lost or not self._state.lease_is_certain(clock())
+
+    @property
+    def cancelled(self) -> bool:
+        """True once somebody has cancelled the message (``Queue.cancel``), within a second. Stop working on it:
+        whatever is raised, or said of it, from here on ends it; only an ack (to return) says that it is done."""
+        return self._message in self._state.called_off
 
     @property
     def settled(self) -> bool:
@@ -142,10 +216,11 @@ class Leased:
         """The settle for a retry that its handler asks for; without a delay the policy has its say."""
         if delay is not None:
             return self._state.retry(self._message, delay, reason)
-        wait = self._retry.next_delay(self.attempt, RuntimeError(reason), age_of(self._message))
-        if wait is None:
-            return self._state.bury(self._message, "ATTEMPTS", reason, failed=1)
-        return self._state.retry(self._message, wait, reason)
+        policy = self._retry.of_message(self._message.envelope.meta.get(POLICY_KEY))
+        decided = policy.for_any_error().decide(self.attempt, RuntimeError(reason), age_of(self._message))
+        if isinstance(decided, str):
+            return self._state.bury(self._message, decided, reason, failed=1)
+        return self._state.retry(self._message, decided, reason)
 
     def mark_settled(self) -> None:
         """Its settle is made by the worker's loop."""

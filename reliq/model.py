@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import struct
+import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count, repeat
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from reliq import context
+from reliq import context, defaults
+from reliq.core import beside, trace
 from reliq.core import envelope as env
-from reliq.core.codec import Codec, encode, encode_all, find
+from reliq.core.beside import Beside
+from reliq.core.codec import Codec, decode, encode, encode_all, find
 from reliq.core.command import Command
 from reliq.core.keys import Keys
-from reliq.core.ops import NOTHING, NOW, Confirm, Confirmed, Due, Series, put, register
-from reliq.core.retry import Retry
-from reliq.errors import ConfigError, OutcomeUnknown, PutManyError, Refused
+from reliq.core.ops import NOTHING, NOW, Confirm, Confirmed, Due, Only, Series, put, register
+from reliq.core.retry import POLICY_KEY, Retry
+from reliq.errors import ConfigError, DecodeError, OutcomeUnknown, PutManyError, Refused
+
+if TYPE_CHECKING:
+    from reliq.core.schedule import Definition, Schedule
+    from reliq.core.unique import Unique
+    from reliq.core.waiting import Caller
+    from reliq.settings import Settings
 
 _ID: Final = struct.Struct(">8sQ")
+#: The meta of a message of which there is nothing more to say.
+PLAIN: Final[env.Meta] = {}
 
 
 class Ids:
@@ -80,75 +91,156 @@ if hasattr(os, "register_at_fork"):
 
 def consumer_name() -> str:
     """A name that is never used again: host, process id and a random incarnation."""
-    host = socket.gethostname().split(".")[0][:40] or "host"
-    return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+    return f"{host_name()}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def host_name() -> str:
+    """What the names of this host's consumers begin with."""
+    return socket.gethostname().split(".")[0][:40] or "host"
+
+
+def program() -> str:
+    """How this program was called, without its folder."""
+    called = sys.argv[0] if getattr(sys, "argv", None) else ""
+    return env.storable(os.path.basename(called))[:80]
 
 
 def clock() -> float:
-    """Seconds that go on through suspend (CLOCK_BOOTTIME where there is one): leases are counted in it."""
+    """Seconds that go on through suspend: leases are counted in it."""
     return _boottime()
 
 
+#: Linux has the first. The other one goes on through the sleep of a Mac, where time.monotonic() stands still.
+_BOOTTIME: Any = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+
+
 def _boottime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.clock_gettime(_BOOTTIME)
 
 
-if not hasattr(time, "CLOCK_BOOTTIME"):
+if _BOOTTIME is None:  # on Windows, whose time.monotonic() is one of that kind
     _boottime = time.monotonic
 
 
-def due(delay: float | None, at: datetime | None) -> Due:
-    """When a put becomes ready; ConfigError for a naive datetime, a negative delay, or both at once."""
+def due(delay: float | None, at: datetime | None, verb: str = "put") -> Due:
+    """When a message becomes ready; ConfigError, which names the verb, for a naive datetime, a negative delay, or
+    both at once."""
     if delay is None and at is None:
         return NOW
     if delay is not None and at is not None:
-        raise ConfigError("put(delay=, at=): give one of them")
+        raise ConfigError(f"{verb}(delay=, at=): give one of them")
     if at is not None:
+        if not isinstance(at, datetime):
+            raise ConfigError(f"{verb}(at={at!r}): a datetime with a zone, such as datetime.now(timezone.utc) + …")
         if at.tzinfo is None:
-            raise ConfigError(f"put(at={at!r}): a time without a zone; use datetime.now(timezone.utc) + …")
+            raise ConfigError(f"{verb}(at={at!r}): a time without a zone; use datetime.now(timezone.utc) + …")
         return Due("at", round(at.timestamp() * 1000))
     assert delay is not None
-    if not 0 <= delay < 1e10:
-        raise ConfigError(f"put(delay={delay!r}): seconds, not negative")
+    if not isinstance(delay, int | float) or not 0 <= delay < 1e10:
+        raise ConfigError(f"{verb}(delay={delay!r}): seconds, not negative")
     return Due("in", round(delay * 1000)) if delay else NOW
+
+
+def another_time(delay: float | None, at: datetime | None) -> Due:
+    """When a message becomes due that was put before; ConfigError as for a put, or if neither is given."""
+    if delay is None and at is None:
+        raise ConfigError("reschedule(delay=, at=): give one of them")
+    return due(delay, at, "reschedule")
+
+
+def caller(by: str = "", verb: str = "cancel") -> Caller:
+    """Who does something to a message or a queue; ``by``: a word about that, instead of the program."""
+    from reliq.core.waiting import Caller
+
+    if not isinstance(by, str) or len(by) > 100 or not (by == "" or by.isprintable()):
+        raise ConfigError(f"{verb}(by={by!r:.120}): who it is, a line of at most 100 characters")
+    return Caller(f"{host_name()}:{os.getpid()}", env.storable(by.strip()) or program())
 
 
 class Receipt(str):
     """The id of an accepted message (it is that text), and what was confirmed of its put.
 
     ``replicas``: how many replicas had it in memory; ``fsynced``: whether the primary had it on disk; None where
-    the put did not ask.
+    the put did not ask. ``added``: False if nothing was put, since this message was there and has what was to be
+    unique; ``replaced``: the id of the message in whose place it was put.
     """
 
     __slots__ = ()
     replicas: int | None = None
     fsynced: bool | None = None
+    added: bool = True
+    replaced: str | None = None
 
 
-class ConfirmedReceipt(Receipt):
-    """That of a put which asked."""
+class FullReceipt(Receipt):
+    """That of a put which asked for more than to be accepted."""
 
-    __slots__ = ("fsynced", "replicas")
+    __slots__ = ("added", "fsynced", "replaced", "replicas")
 
-    def __new__(cls, id: str, replicas: int | None, fsynced: bool | None) -> ConfirmedReceipt:
+    def __new__(
+        cls, id: str, replicas: int | None, fsynced: bool | None, added: bool = True, replaced: str | None = None
+    ) -> FullReceipt:
         made = super().__new__(cls, id)
-        made.replicas, made.fsynced = replicas, fsynced
+        made.replicas, made.fsynced, made.added, made.replaced = replicas, fsynced, added, replaced
         return made
 
-    def __getnewargs__(self) -> tuple[str, int | None, bool | None]:  # type: ignore[override]
-        return str(self), self.replicas, self.fsynced
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return str(self), self.replicas, self.fsynced, self.added, self.replaced
 
 
 def confirm(replicas: int, fsync: bool, timeout: float) -> Confirm:
     """What a put waits for, and for how long: so much less than ``timeout`` seconds that the answer comes before
     its end. (Redis looks at the clock every 100 ms.)"""
+    if type(replicas) is int and not replicas and fsync is False:
+        return NOTHING
     if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 0:
         raise ConfigError(f"put(replicas={replicas!r}): how many replicas have to confirm it, 0 or more")
     if not isinstance(fsync, bool):
         raise ConfigError(f"put(fsync={fsync!r}): True or False")
-    if not (replicas or fsync):
-        return NOTHING
     return Confirm(replicas, fsync, round(1000 * max(timeout / 2, min(timeout * 0.8, timeout - 0.3))))
+
+
+def extra(
+    retry: Retry | None = None, expires: float | datetime | None = None, only: Unique | None = None
+) -> env.Meta:
+    """What a message carries of the words of its put; ConfigError if that is no policy, or cannot travel."""
+    if retry is None and expires is None:
+        return PLAIN if only is None else only.meta
+    meta: env.Meta = {} if only is None else dict(only.meta)
+    if expires is not None:
+        from reliq.core import expiry  # most messages do not, and most producers need none of it
+
+        meta[expiry.KEY] = _deadline(expires)
+    if retry is not None:
+        if not isinstance(retry, Retry):
+            raise ConfigError(f"put(retry={retry!r}): pass a reliq.Retry(attempts=, wait=, max_age=)")
+        meta[POLICY_KEY] = retry.packed()
+    return meta
+
+
+def _deadline(expires: object) -> int:
+    """Unix ms."""
+    if isinstance(expires, datetime) and expires.tzinfo is not None:
+        return round(expires.timestamp() * 1000)
+    if isinstance(expires, int | float) and not isinstance(expires, bool) and 0 < expires < 1e10:
+        return time.time_ns() // 1_000_000 + round(expires * 1000)
+    raise ConfigError(
+        f"put(expires={expires!r}): seconds from now, above 0, or a datetime with a zone, such as "
+        "datetime.now(timezone.utc) + …"
+    )
+
+
+def unique(said: Unique | str | None) -> Unique | None:
+    """What ``put(unique=…)`` says."""
+    if said is None:
+        return None
+    from reliq.core.unique import Unique
+
+    if isinstance(said, str):
+        return Unique(said)
+    if not isinstance(said, Unique):
+        raise ConfigError(f"put(unique={said!r}): a text, or a reliq.Unique(key, …)")
+    return said
 
 
 def receipts(ids: Sequence[bytes]) -> list[Receipt]:
@@ -158,10 +250,15 @@ def receipts(ids: Sequence[bytes]) -> list[Receipt]:
 
 def confirmed(receipts: list[Receipt], reply: Any, command: Command) -> list[Receipt]:
     """What the caller of a put gets; OutcomeUnknown if not all that was asked for has been confirmed."""
-    if not isinstance(reply, Confirmed):
+    if isinstance(reply, bool):
         return receipts
-    found: list[Receipt] = [ConfirmedReceipt(id, reply.replicas, reply.fsynced) for id in receipts]
-    if missing := reply.shortfall:
+    asked = reply if isinstance(reply, Confirmed) else None
+    kept, replaced = (asked.placed if asked else reply) or ("", "")
+    replicas, fsynced = (asked.replicas, asked.fsynced) if asked else (None, None)
+    found: list[Receipt] = [
+        FullReceipt(kept or id, replicas, fsynced, not kept, replaced or None) for id in receipts
+    ]
+    if asked and (missing := asked.shortfall):
         raise OutcomeUnknown(
             f"queue {command.queue!r}: put: the primary has it, but {missing} in time, so a failover or a crash "
             "may lose it. Give this error to queue.repeat() to wait again without a second copy.",
@@ -171,7 +268,7 @@ def confirmed(receipts: list[Receipt], reply: Any, command: Command) -> list[Rec
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # what nobody asks for, every import would pay for
 class QueueOptions:
     """The checked settings of a queue; both shells build one from the same arguments."""
 
@@ -185,36 +282,110 @@ class QueueOptions:
     retry: Retry
     max_losses: int
     max_body: int
+    claim_check: int
+    levels: Mapping[str, int]
 
     @property
     def name(self) -> str:
         return self.keys.queue
 
-    def element(self, body: Any, id: str | None = None) -> tuple[bytes, bytes]:
-        """Encode a body into (id, element). The trace id of the context goes with it."""
-        raw_id = _IDS.one() if id is None else env.named_id(_checked_id(id))
-        return raw_id, env.seal(raw_id + self._meta(id) + encode(self.codec, body, self.max_body))
+    def level(self, level: str) -> QueueOptions:
+        """Those of the queue of one of its levels; ConfigError if it has none of this name."""
+        from reliq.core.levels import keys_of
 
-    def elements(self, bodies: Iterable[Any]) -> tuple[list[bytes], list[bytes]]:
+        keys = keys_of(self.keys, self.levels, level)
+        return self if keys is self.keys else replace(self, keys=keys, levels={})
+
+    def element(self, body: Any, id: str | None = None, extra: env.Meta = PLAIN) -> tuple[bytes, bytes]:
+        """Encode a body into (id, element). The trace id of the context goes with it, and what is ``extra``."""
+        raw_id = _IDS.one() if id is None else env.named_id(_checked_id(id))
+        data = encode(self.codec, body, self.max_body)
+        if len(data) > self.claim_check:
+            return raw_id, self._beside(raw_id, data, id, extra)
+        return raw_id, env.seal(raw_id + self._meta(raw_id, id, extra) + data)
+
+    def _beside(self, raw_id: bytes, data: bytes, id: str | None = None, extra: env.Meta = PLAIN) -> Beside:
+        """The element of a message whose body is too large to travel with it."""
+        name = _IDS.one()
+        element = env.seal(raw_id + self._meta(raw_id, id, extra, ticket=beside.ticket(name, data)))
+        return beside.checked(element, self.keys.body(name), data)
+
+    def elements(self, bodies: Iterable[Any], extra: env.Meta = PLAIN) -> tuple[list[bytes], list[bytes]]:
         """The same for many, in order; if one of them cannot be encoded, for none."""
         data = encode_all(self.codec, list(bodies), self.max_body)
-        raw_ids, meta = _IDS.many(len(data)), self._meta()
-        return raw_ids, [env.seal(id + meta + body) for id, body in zip(raw_ids, data, strict=True)]
+        raw_ids = _IDS.many(len(data))
+        if sum(map(len, data)) <= self.claim_check:
+            return raw_ids, self._seal_all(raw_ids, data, extra)
+        large = {i: body for i, body in enumerate(data) if len(body) > self.claim_check}
+        elements = self._seal_all(raw_ids, [b"" if i in large else body for i, body in enumerate(data)], extra)
+        for i, body in large.items():
+            elements[i] = self._beside(raw_ids[i], body, extra=extra)
+        return raw_ids, elements
+
+    def _seal_all(self, ids: list[bytes], bodies: Sequence[bytes], extra: env.Meta) -> list[bytes]:
+        return env.seal_all(ids, self._meta(extra=extra), bodies)
 
     @cached_property
     def _plain_meta(self) -> bytes:
         return env.pack_meta({} if self.codec.name == "msgpack" else {"c": self.codec.name})
 
-    def _meta(self, id: str | None = None) -> bytes:
+    def _meta(
+        self,
+        raw_id: bytes = b"",
+        id: str | None = None,
+        extra: env.Meta = PLAIN,
+        *,
+        traced: bool = False,
+        ticket: bytes = b"",
+    ) -> bytes:
         trace_id = context.trace_id()
-        if not trace_id and id is None:
+        if not (trace_id or id is not None or traced or ticket or extra):
             return self._plain_meta
-        meta: env.Meta = {} if self.codec.name == "msgpack" else {"c": self.codec.name}
+        meta: env.Meta = {beside.KEY: ticket} if ticket else {}
+        if self.codec.name != "msgpack":
+            meta["c"] = self.codec.name
+        if traced:
+            meta[trace.KEY] = 1
         if trace_id:
             meta["t"] = trace_id
+            if parent := context.parent():
+                meta["s"] = parent
+        meta |= extra
         if id is not None:  # such an id does not tell when it was made
             meta["p"] = time.time_ns() // 1_000_000
         return env.pack_meta(meta)
+
+    def definition(
+        self,
+        body: Any,
+        *,
+        cron: str | None,
+        every: float | None,
+        tz: str,
+        catch_up: str,
+        jitter: float,
+        retry: Retry | None,
+    ) -> Definition:
+        """What a schedule is given, checked, with its body encoded; ConfigError and BodyError say what is
+        wrong."""
+        from reliq.core import schedule, timing  # most programs have none
+
+        data = encode(self.codec, body, self.max_body)
+        return schedule.define(timing.checked(cron, every, tz), catch_up, jitter, retry, self.codec.name, data)
+
+    def schedule(self, name: str, definition: Definition, tick: int | None) -> Schedule:
+        """A schedule as people see it; ``tick``: its next one, Unix ms."""
+        from reliq.core import schedule
+
+        try:
+            body = decode(definition.meta, definition.body, self.codec, self.raw_codec)
+        except DecodeError as error:
+            raise DecodeError(error.code, f"the body of schedule {name!r} cannot be read: {error}") from error
+        return schedule.shown(name, definition, tick, body)
+
+    def traces(self, id: bytes) -> bool:
+        """Whether every step of a message of this id, if it is put here, is written down."""
+        return False
 
     def registration(self) -> Command:
         """Writes this queue into the index of its prefix."""
@@ -224,21 +395,37 @@ class QueueOptions:
         """The key that stands for an explicit id, or nothing."""
         return "" if id is None else self.keys.marker(env.named_id(id))
 
+    def producers(self) -> Producers:
+        """What puts into such a queue come from."""
+        return Producers(self.keys)
+
+    @property
+    def most_at_once(self) -> int:
+        """How many messages one call may put."""
+        return defaults.SCRIPT_ELEMENTS
+
 
 def options(
     name: str,
+    settings: Settings,
     *,
     key: str | None,
     codec: str | Codec | None,
     prefix: str | None,
     lease: float,
-    block: float,
-    timeout: float,
+    block: float | None,
+    timeout: float | None,
     retry: Retry | None,
     max_losses: int,
     max_body: int,
+    claim_check: int = defaults.CLAIM_CHECK,
+    trace: float | None = None,
+    levels: Mapping[str, int] | bool = False,
 ) -> QueueOptions:
-    """Check the arguments of Queue(...) against each other; ConfigError says which and why."""
+    """Check the arguments of Queue(...) against each other; ConfigError says which and why. ``settings`` have what
+    they leave open."""
+    block = settings.block if block is None else block
+    timeout = settings.timeout if timeout is None else timeout
     for label, value in (("lease", lease), ("block", block), ("timeout", timeout)):
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise ConfigError(f"queue {name!r}: {label}={value!r} must be a number of seconds above 0")
@@ -246,11 +433,16 @@ def options(
         raise ConfigError(f"queue {name!r}: lease={lease} s is too short to renew; use at least 0.5")
     if not isinstance(max_losses, int) or not 1 <= max_losses <= 255:
         raise ConfigError(f"queue {name!r}: max_losses={max_losses!r} must be 1 to 255")
+    if isinstance(claim_check, bool) or not isinstance(claim_check, int) or claim_check < 1024:
+        raise ConfigError(
+            f"queue {name!r}: claim_check={claim_check!r}: from which size on, in bytes, a body lies beside the "
+            "list; at least 1024 (smaller ones are better off in it)"
+        )
     if retry is not None and not isinstance(retry, Retry):
         raise ConfigError(f"queue {name!r}: retry={retry!r}: pass a reliq.Retry(attempts=, wait=, stop=)")
-    chosen = find(codec)
-    return QueueOptions(
-        keys=Keys(name, prefix or os.environ.get("RELIQ_PREFIX") or "reliq", key),
+    chosen, share = find(codec), _share(name, trace)
+    return _kind(share)(
+        keys=Keys(name, prefix or settings.prefix or "reliq", key),
         codec=chosen,
         raw_codec=find("json") if codec is None else chosen,
         named_codec=None if codec is None else chosen.name,
@@ -260,7 +452,36 @@ def options(
         retry=retry or Retry(),
         max_losses=max_losses,
         max_body=max_body,
+        claim_check=claim_check,
+        levels=_levels(name, levels) if levels else {},
     )
+
+
+def _levels(name: str, levels: Mapping[str, int] | bool) -> Mapping[str, int]:
+    from reliq.core.levels import checked
+
+    return checked(name, levels)
+
+
+def _kind(share: float) -> Callable[..., QueueOptions]:
+    """What makes the options of a queue that traces this share of its messages; most trace none."""
+    if not share:
+        return QueueOptions
+    from reliq.tracing import TracingOptions
+
+    return partial(TracingOptions, share=share)
+
+
+def _share(name: str, trace: float | None) -> float:
+    """Which share of the messages is traced, 0 to 1: as the queue says, else ``$RELIQ_TRACE``, else none."""
+    said: object = (os.environ.get("RELIQ_TRACE") or 0) if trace is None else trace
+    with suppress(ValueError, OverflowError):
+        if isinstance(said, int | float) or (trace is None and isinstance(said, str)):
+            share = float(said)
+            if 0 <= share <= 1:
+                return share
+    where = f"RELIQ_TRACE={said!r}" if trace is None else f"queue {name!r}: trace={trace!r}"
+    raise ConfigError(f"{where}: which share of the messages is traced, 0 to 1, as in 0.01; True means all")
 
 
 def _checked_id(id: str) -> str:
@@ -269,30 +490,29 @@ def _checked_id(id: str) -> str:
     return id
 
 
-@dataclass
 class Producer:
     """A numbered series of puts, one at a time, by which the server recognises a repeat."""
 
-    keys: Keys
-    name: bytes = field(default_factory=lambda: secrets.token_bytes(8))
-    sequence: int = 0
+    def __init__(self, keys: Keys) -> None:
+        self.keys, self.name, self.sequence = keys, os.urandom(8), 0
+        self._series = Series(keys, self.name)
 
-    def __post_init__(self) -> None:
-        self._series = Series(self.keys, self.name)
-
-    def put(self, elements: Sequence[bytes], due: Due, marker: str, confirm: Confirm) -> Command:
+    def put(
+        self, elements: Sequence[bytes], due: Due, marker: str, confirm: Confirm, only: Only | None = None
+    ) -> Command:
         """The next of the series."""
         self.sequence += 1
-        if len(elements) == 1 and due is NOW and not marker and confirm is NOTHING:
+        is_plain = due is NOW and not marker and confirm is NOTHING and only is None
+        if is_plain and len(elements) == 1 and not isinstance(elements[0], Beside):
             return self._series.put(self.sequence, elements[0])
-        return put(self.keys, self.name, self.sequence, elements, due, marker, confirm)
+        return put(self.keys, self.name, self.sequence, elements, due, marker, confirm, only=only)
 
 
 class Producers:
     """Idle producers. One whose put has an unknown outcome is not given back: its series is frozen."""
 
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
+    def __init__(self, keys: Keys, make: Callable[[Keys], Producer] = Producer) -> None:
+        self._keys, self._make = keys, make
         self._idle: deque[Producer] = deque()
         self._process = process()
 
@@ -303,7 +523,7 @@ class Producers:
         try:
             return self._idle.pop()
         except IndexError:
-            return Producer(self._keys)
+            return self._make(self._keys)
 
     def give_back(self, producer: Producer) -> None:
         self._idle.append(producer)

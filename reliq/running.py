@@ -12,20 +12,26 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from reliq import context
 from reliq.ack import lease_class
-from reliq.core.consumer import Message
+from reliq.core.message import Message
 from reliq.core.pace import QUICK, Pace
 from reliq.core.verdict import describe
 from reliq.lease import Leased, report, settle_for
 from reliq.logging import log
 from reliq.model import clock
+from reliq.ranking import Lines
 from reliq.working import Stationed
 
+#: So long coroutines that never wait may run one after the other before the event loop has its turn, seconds.
+_TURN: Final = 0.002
 S = TypeVar("S", bound=Stationed)
+T = TypeVar("T")
 
 
 class Board(Protocol):
@@ -41,7 +47,7 @@ class Board(Protocol):
 class Slot:
     """A place for one handler at work, and the message that it has in hand, if any."""
 
-    __slots__ = ("busy", "failed", "index", "message", "reported", "started_at", "task", "thread")
+    __slots__ = ("busy", "failed", "index", "message", "reported", "slow", "started_at", "task", "thread")
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -52,6 +58,7 @@ class Slot:
         self.thread = 0
         # By message: the handler may have come back meanwhile, and have the next one in hand.
         self.reported: Message | None = None  # as stuck
+        self.slow: Message | None = None  # told of, as past its expected time
         self.failed: Message | None = None  # settled as a failed attempt while its handler still runs
 
     @property
@@ -67,6 +74,16 @@ class Slot:
         timeout = message.state.owner.handler.timeout
         return timeout is not None and now - self.started_at > timeout
 
+    def passes_expected(self, now: float) -> bool:
+        """Whether its handler has just passed the time that it is expected to take; True once for each message."""
+        message = self.message
+        if message is None or message is self.slow or message is self.reported:
+            return False
+        if now - self.started_at <= message.state.owner.handler.expected:
+            return False
+        self.slow = message
+        return True
+
     def stack(self) -> str:
         """Where the handler's thread is at this moment."""
         frame = sys._current_frames().get(self.thread)
@@ -76,7 +93,8 @@ class Slot:
 class Executor(Generic[S]):
     """The messages that wait, the slots, and what is done before and after a handler.
 
-    ``settler`` makes of a station what a lease settles with; ``defer`` gets back what may not start yet.
+    ``settler`` makes of a station what a lease settles with; ``defer`` gets back what may not start yet;
+    ``waiting``: empty, it says in which order messages are handed over.
     """
 
     def __init__(
@@ -86,11 +104,12 @@ class Executor(Generic[S]):
         settler: Callable[[S], Any],
         *,
         is_async: bool,
+        waiting: Lines | deque[Message],
         board: Board | None = None,
         first_slot: int = 0,
     ) -> None:
         self.pace = pace
-        self.waiting: deque[Message] = deque()
+        self.waiting = waiting
         self.slots = [Slot(first_slot + n) for n in range(pace.concurrency)]
         self._defer = defer
         self._settler = settler
@@ -99,12 +118,22 @@ class Executor(Generic[S]):
 
     def take_waiting(self) -> list[Message]:
         """The messages that no handler has seen; they are not run any more."""
+        if isinstance(self.waiting, Lines):
+            return self.waiting.take()
         messages = []
         while True:
             try:
                 messages.append(self.waiting.popleft())
             except IndexError:
                 return messages
+
+    def call_off(self, message: Message) -> None:
+        """This message was cancelled. If no handler has seen it, it is given back, which ends it; else its lease
+        says so. A thread cannot be interrupted."""
+        with suppress(ValueError):  # a handler has it, or another executor
+            self.waiting.remove(message)
+            message.state.owner.give_back([message])
+            message.state.owner.wake()
 
     def in_hand(self) -> list[Message]:
         """What handlers have in hand, without what was settled as failed over their heads."""
@@ -122,6 +151,9 @@ class Executor(Generic[S]):
             return False
         if not fresh:
             self._defer(message)
+        elif message.known is not None and message.state.expired(message, now):
+            message.state.owner.wake()
+            return False
         return fresh
 
     def _show(self, slot: Slot, message: Message, now: float) -> None:
@@ -147,6 +179,8 @@ class Executor(Generic[S]):
             if isinstance(error, Exception):
                 log.error("failed after it was settled: %s", describe(error), exc_info=error)
         elif error is None:
+            if message.traced:
+                message.done()
             state.finished.append(message)
         else:
             settle = settle_for(state, message, state.owner.handler.retry, error)
@@ -171,28 +205,46 @@ class ThreadExecutor(Executor[S]):
         *,
         refill: Callable[[], bool],
         rested: Callable[[], None],
+        waiting: Lines | deque[Message],
         board: Board | None = None,
     ) -> None:
-        super().__init__(pace, defer, settler, is_async=False, board=board)
+        super().__init__(pace, defer, settler, is_async=False, waiting=waiting, board=board)
         self._refill = refill
         self._rested = rested
         self._tokens: SimpleQueue[bool] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._resting = 0
+        self._batch = max(1, pace.concurrency // 4)  # acks that are worth a trip while messages wait here
+        self._listening = 0  # wait for the bell, and will have what it brings
         self._lock = threading.Lock()
 
     @property
     def at_work(self) -> bool:
         """Whether a handler runs, or is about to, that may still come back."""
-        return len(self._threads) - self._resting > sum(slot.stuck for slot in self.slots)
+        return self._working > sum(slot.stuck for slot in self.slots)
 
-    def submit(self, messages: list[Message]) -> None:
-        """Run these, in order, as soon as slots are free."""
+    @property
+    def _working(self) -> int:
+        return len(self._threads) - self._resting - self._listening
+
+    def submit(self, messages: list[Message], *, ours: int = 0) -> None:
+        """Run these, in order, as soon as slots are free; ``ours``: 1 if the caller is a handler's thread that is
+        about to look for work."""
         self.waiting.extend(messages)
         if not self.pace.quick:
-            self._wake(len(messages))
-        elif len(self._threads) == self._resting:
+            self._wake(len(messages) - ours)
+        elif self._working == 0:
             self._wake(1)
+
+    def listen(self, wait: Callable[[], T]) -> T:
+        """Let a handler's thread wait for the bell: it is not at work meanwhile."""
+        with self._lock:
+            self._listening += 1
+        try:
+            return wait()
+        finally:
+            with self._lock:
+                self._listening -= 1
 
     def nudge(self, now: float) -> bool:
         """Wake one more thread if messages wait and those at work are held up; True if it may be worth asking
@@ -238,7 +290,13 @@ class ThreadExecutor(Executor[S]):
     @property
     def serves_itself(self) -> bool:
         """Whether quick handlers run that fetch their own work, so that the loop need not look for them."""
-        return self.pace.quick and len(self._threads) > self._resting
+        return self.pace.quick and self._working > 0
+
+    def is_quick(self, now: float) -> bool:
+        """Whether some handler is about to start, or has only just started: it may be back very soon."""
+        if self.waiting:
+            return True
+        return any(slot.message is not None and now - slot.started_at < QUICK for slot in self.slots)
 
     def _serve(self, slot: Slot) -> None:
         """Work through what waits. One look at the clock is the end of a handler and the start of the next."""
@@ -252,13 +310,13 @@ class ThreadExecutor(Executor[S]):
             if not self._may_start(message, now):
                 continue
             station = message.state.owner
-            plain, lease, error = station.handler.plain, None, None
+            plain, lease, error = station.plain, None, None
             slot.started_at, slot.message = now, message
             if not bare:
                 self._show(slot, message, now)
             context.enter(message)
             try:
-                if plain is not None:
+                if plain is not None and (message.known is None or not message.traced):
                     if (result := plain(message.body)) is not None:
                         station.handler.check(result)
                 else:
@@ -273,7 +331,8 @@ class ThreadExecutor(Executor[S]):
                 slot.message = None
             else:
                 self._end(slot, message, lease, error)
-            if took > QUICK and waiting:  # else this thread makes the next trip, and very soon
+            # Else this thread makes the next trip, and very soon.
+            if took > QUICK and waiting and len(message.state.finished) >= self._batch:
                 station.wake()
 
     def close(self) -> None:
@@ -291,48 +350,61 @@ class CoroutineExecutor(Executor[S]):
         defer: Callable[[Message], None],
         settler: Callable[[S], Any],
         *,
+        waiting: Lines | deque[Message],
         board: Board | None = None,
         first_slot: int = 0,
     ) -> None:
-        super().__init__(pace, defer, settler, is_async=True, board=board, first_slot=first_slot)
+        super().__init__(pace, defer, settler, is_async=True, waiting=waiting, board=board, first_slot=first_slot)
         self._free = deque(self.slots)
         self._starting = self._cut_off = False
+        self._now = 0.0
 
     def start(self) -> None:
-        """Start what waits, in order, as far as there are slots."""
-        free, waiting, now = self._free, self.waiting, clock()
-        create_task = asyncio.get_running_loop().create_task
+        """Start what waits, in order, as far as there are slots; after a moment others have their turn."""
+        free, waiting, loop = self._free, self.waiting, asyncio.get_running_loop()
+        make = _task_maker(loop)
+        now = self._now = clock()
+        turn_ends = now + _TURN
         self._starting = True  # who is taken from `waiting` is at work from here on
-        while free and waiting:
+        message = None
+        while free and waiting and now < turn_ends:
             message = waiting.popleft()
             if self._may_start(message, now):
                 slot = free.popleft()
-                slot.task = create_task(self._run(slot, message))
+                task = make(self._run(slot, message, now))
+                if not task.done():
+                    slot.task = task
+                now = self._now
         self._starting = False
+        if free and waiting:
+            loop.call_soon(self.start)
+        elif message is not None:  # some may be done, however long others wait
+            message.state.owner.wake()
 
     @property
     def at_work(self) -> bool:
         """Whether a handler runs, or is about to; one past its timeout is cancelled, so all come back."""
         return self._starting or len(self._free) < len(self.slots)
 
-    async def _run(self, slot: Slot, message: Message) -> None:
-        station, now = message.state.owner, clock()
+    async def _run(self, slot: Slot, message: Message, now: float) -> None:
+        station = message.state.owner
         handler = station.handler
         slot.started_at, slot.message = now, message
         if self._board is not None:
             self._show(slot, message, now)
         context.enter(message)  # of this task alone: there is nothing to restore
-        lease, error = None if handler.plain else self._lease(message), None
+        plain = None if message.traced else handler.plain
+        lease, error = None if plain else self._lease(message), None
         try:
-            called = handler.plain(message.body) if handler.plain else handler.call(lease)
+            called = plain(message.body) if plain else handler.call(lease)
             if handler.timeout is None:
                 await called
             else:
                 error = await _within(handler.timeout, called)
         except BaseException as raised:  # noqa: BLE001 - asyncio ends the whole loop on a SystemExit from a task
             error = raised  # a cancellation too: by the handler itself, or because the loop ends
-        took = clock() - now
-        self.pace.ran(took)
+        ended = self._now = clock()
+        self.pace.ran(took := ended - now)
         overdue = handler.timeout is not None and took > handler.timeout
         if overdue and isinstance(error, asyncio.CancelledError | asyncio.TimeoutError):
             error = TimeoutError(f"took longer than its timeout of {handler.timeout} s")
@@ -341,10 +413,23 @@ class CoroutineExecutor(Executor[S]):
         self._end(slot, message, lease, error)
         slot.task = None
         self._free.append(slot)
+        if self._starting:  # it has never waited: start() goes on, and wakes the loop in the end
+            return
         if self.waiting:
             self.start()
         if took > QUICK or len(self._free) == len(self.slots):
             station.wake()
+
+    def call_off(self, message: Message) -> None:
+        """This message was cancelled: its handler is, too, where it waits next."""
+        super().call_off(message)
+        # A task that was only just made has not begun, and no slot shows its message before the next turn.
+        asyncio.get_running_loop().call_soon(self._interrupt, message)
+
+    def _interrupt(self, message: Message) -> None:
+        for slot in self.slots:
+            if slot.message is message and slot.task is not None:
+                slot.task.cancel()
 
     def cancel(self) -> None:
         """Cancel what still runs, and has been given back."""
@@ -352,6 +437,14 @@ class CoroutineExecutor(Executor[S]):
         for slot in self.slots:
             if slot.task is not None:
                 slot.task.cancel()
+
+
+def _task_maker(loop: asyncio.AbstractEventLoop) -> Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]:
+    """What makes a task of a coroutine and, where Python can (3.12), runs it at once to where it first waits: many
+    handlers never do, and the event loop hears nothing of them. A factory of the application is respected."""
+    if sys.version_info < (3, 12) or loop.get_task_factory() is not None:
+        return loop.create_task
+    return partial(asyncio.Task, loop=loop, eager_start=True)
 
 
 async def _within(timeout: float, called: Coroutine[Any, Any, Any]) -> BaseException | None:
@@ -366,7 +459,13 @@ async def _within(timeout: float, called: Coroutine[Any, Any, Any]) -> BaseExcep
             return error
         return None
 
+    # Before 3.12 a cancellation comes out of wait_for also if what it waits for has not heeded it, and returned.
+    task = guarded() if sys.version_info >= (3, 12) else asyncio.ensure_future(guarded())
     try:
-        return await asyncio.wait_for(guarded(), timeout)
+        return await asyncio.wait_for(task, timeout)
+    except asyncio.CancelledError:
+        if isinstance(task, asyncio.Future) and task.done() and not task.cancelled():
+            return task.result()
+        raise
     except asyncio.TimeoutError as error:
         return error

@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from reliq import defaults
 from reliq.ack import Handler
-from reliq.core.consumer import Answer, ConsumerState, Message, Settle
+from reliq.core.consumer import Answer, ConsumerState
+from reliq.core.levels import names as level_names
+from reliq.core.message import Message, Settle
 from reliq.core.pace import Pace
 from reliq.core.retry import backoff
 from reliq.errors import ConfigError, OutcomeUnknown
 from reliq.logging import log
 from reliq.model import QueueOptions, clock
+from reliq.ranking import Lines, Ranking, Ranks
 
 #: While anything is in hand, a trip at least so often, seconds.
 _SILENCE: Final = 1.0
+#: A trip that waits behind the bell runs by itself when it is due; so much later nobody relies on that, seconds.
+_SLACK: Final = 0.05
+#: So many messages in one trip are a stream: the next trip will bring some, too.
+_STREAM: Final = 64
 #: How often to look whether suspects can be taken, seconds.
 _SUSPECTS: Final = 0.25
 
@@ -38,43 +45,69 @@ class Stationed:
     ) -> None:
         self.index = index
         self.handler = handler
+        self.plain = handler.plain
         self.options = options
         self.state = state
         self.wake = wake
         state.owner = self
+        #: A thread of ours waits for a message, and the next trip waits behind that.
+        self.resting = False
         self._rang = False
         self._more = True
+        self._streams = False
+        self._may_wait = False
+        self._shut_out = False
         self._due_at: float | None = None
         self._failures = 0
         self._again_at = 0.0
+        #: It claims no more, and looks for orders every second.
+        self.quiet = False
 
     @property
     def in_hand(self) -> int:
         """Messages claimed and not yet finished by a handler."""
         state = self.state
-        return max(0, len(state.held) - len(state.finished) - state.under_way)
+        return max(0, state.in_hand - len(state.finished) - state.under_way)
 
     @property
     def may_begin(self) -> bool:
         """Whether the next trip may be under way while handlers work on what the last one brought: then there is
-        more where that came from."""
-        return self._more and not (self.state.suspects_wait or self.state.unanswered)
+        more where that came from, or will be by then."""
+        return (self._more or self._streams) and not (
+            self.state.suspects_wait or self.state.shut or self.state.unanswered
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in hand and nothing is owed to Redis."""
+        state = self.state
+        return not (state.held or state.finished or state.unanswered or self._rang)
 
     @property
     def has_work(self) -> bool:
         """Whether messages are in hand here, or may be ready in Redis as far as the last trip knows."""
-        return bool(self.state.held or self.state.suspects_wait or self._more)
+        return bool(self.state.held or self.state.suspects_wait or self._shut_out or self._more)
+
+    def asks(self) -> bool:
+        """Whether the next trip may bring messages, or is wanted for others that it settles; not while it does not
+        get through."""
+        if self._failures:
+            return False
+        is_due = self._due_at is not None and clock() >= self._due_at
+        return self._more or self._rang or is_due or bool(self.state.finished)
 
     def due_in(self, now: float, answered_at: float, *, free: bool) -> float:
         """Seconds until this queue needs a trip (0: now); ``free``: there are slots to claim for."""
         state = self.state
-        waits = [state.renew_in(now)]
-        if self._rang or state.finished or state.unanswered or (free and self._more):
+        slack = _SLACK if self.resting else 0.0
+        waits = [state.renew_in(now) + slack]
+        owed = state.unanswered and not self.resting
+        if self._rang or state.finished or owed or (free and self._more):
             waits.append(0.0)
-        if state.held:
+        if state.held or self.quiet:
             waits.append(answered_at + _SILENCE - now)
         if self._due_at is not None and free:
-            waits.append(self._due_at - now)
+            waits.append(self._due_at - now + slack)
         return max(0.0, min(waits), self._again_at - now)
 
     def failed(self) -> None:
@@ -83,9 +116,8 @@ class Stationed:
         self._failures += 1
         self._again_at = clock() + backoff(self._failures, most=self.options.lease / defaults.BACKOFF_SHARE)
 
-    def noted(self, answer: Answer) -> float | None:
-        """Remember what a trip says about the next one. Returns for how many seconds to wait for the bell, or None
-        if that makes no sense now."""
+    def noted(self, answer: Answer) -> None:
+        """Remember what a trip says about the next one."""
         self._failures, self._again_at = 0, 0.0
         self._due_at = None if answer.due_in is None else clock() + answer.due_in
         suspects, held = self.state.suspects_wait, bool(self.state.held)
@@ -93,7 +125,16 @@ class Stationed:
         self._more = not held if suspects else answer.asked == 0 or answer.more
         if suspects and held:
             self._due_at = clock() + _SUSPECTS
-        if answer.asked == 0 or self._more or suspects:
+        self._streams = answer.brought >= _STREAM
+        shut, self._shut_out = self.state.shut, False
+        if shut:  # the bell would ring for what may not be claimed
+            self._more, self._due_at, self._shut_out = False, clock() + shut, answer.more
+        self._may_wait = not (answer.asked == 0 or self._more or suspects or shut)
+
+    @property
+    def bell_for(self) -> float | None:
+        """For how many seconds to wait for the bell from now on; None if that makes no sense."""
+        if not self._may_wait:
             return None
         block = self.options.block
         # BLMOVE takes 0 as for ever, so never less than 10 ms.
@@ -112,16 +153,23 @@ class Stationed:
             ids=[id],
         )
 
-    def give_back(self, messages: Iterable[Message]) -> None:
-        """Put back what no handler has seen."""
-        self.state.finished.extend(self.state.release(message) for message in messages)
+    def give_back(self, messages: Sequence[Message]) -> None:
+        """Put back what no handler has seen. Each goes to the head, and perhaps not all by one trip: so the last
+        first, and they keep their order."""
+        self.state.finished.extend([self.state.release(message) for message in reversed(messages)])
 
     def give_back_all(self, in_handlers: Iterable[Message]) -> None:
         """Put back whatever is held and not settled, in order; what handlers have in hand was delivered."""
-        unsettled = {id(message) for message in self.state.unsettled()}
-        seen = [message for message in in_handlers if id(message) in unsettled]
-        self.state.finished.extend([self.state.release(message, handled=True) for message in seen])
-        self.give_back(self.state.unsettled())
+        seen, state = {id(message) for message in in_handlers}, self.state
+        unsettled = reversed(state.unsettled())
+        state.finished.extend([state.release(message, handled=id(message) in seen) for message in unsettled])
+
+
+class Executor(Protocol):
+    """What runs handlers (``running``)."""
+
+    def call_off(self, message: Message) -> None:
+        """This message was cancelled."""
 
 
 S = TypeVar("S", bound=Stationed)
@@ -131,13 +179,22 @@ class Working(Generic[S]):
     """Counts slots over all queues of the process, holds back what must wait, and knows when to end."""
 
     def __init__(
-        self, *, concurrency: int, prefetch: int, grace: float, name: str = "", until_empty: bool = False
+        self,
+        *,
+        concurrency: int,
+        prefetch: int,
+        grace: float,
+        name: str = "",
+        until_empty: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         self.pace = Pace(concurrency, prefetch)
         self.stations: list[S] = []
+        self._ranking = None if ranks is None else Ranking(ranks, self.stations)
         self.who = f"pid={os.getpid()} {name}".strip()
         self.leave_by: float | None = None
         self.stops = 0
+        self.is_quiet = False
         self._grace = grace
         self._until_empty = until_empty
         self._deferred: deque[Message] = deque()
@@ -148,9 +205,11 @@ class Working(Generic[S]):
     @property
     def free(self) -> int:
         """Slots to claim for."""
-        if self.leave_by is not None or self._suspects:
-            return 0
-        return max(0, self.pace.capacity - self.in_hand)
+        return max(0, self.pace.capacity - self.in_hand) if self._claims else 0
+
+    @property
+    def _claims(self) -> bool:
+        return not (self.leave_by is not None or self._suspects or self.is_quiet)
 
     @property
     def in_hand(self) -> int:
@@ -163,9 +222,23 @@ class Working(Generic[S]):
         other half is in their hands."""
         return min(self.free, (self.pace.capacity + 1) // 2) if self._overlaps else self.free
 
-    def may_begin(self, station: S) -> bool:
-        """Whether to have the next trip of this queue under way already, see ``share``."""
-        return self._overlaps and self.leave_by is None and station.may_begin and self.share > 1
+    def rooms(self) -> Callable[[S], int]:
+        """Slots to claim for, by queue. If queues are ranked, as they are now: else who comes later would get what
+        handlers have made free since, and not its share."""
+        if self._ranking is None:
+            return lambda station: self.share
+        rooms = self._ranking.rooms(self.pace.capacity) if self._claims else [0] * len(self.stations)
+        return lambda station: rooms[station.index]
+
+    @property
+    def rounds(self) -> range:
+        """How often to go over the queues: if they are ranked, slots that one of them leaves go to another."""
+        return range(1 if self._ranking is None else len(self.stations))
+
+    def ahead(self, station: S) -> int:
+        """For how many messages to have the next trip of this queue under way already (``share``); 0: not now."""
+        share = self.share if self._overlaps and self.leave_by is None and station.may_begin else 0
+        return share if share > 1 else 0
 
     @property
     def _overlaps(self) -> bool:
@@ -175,6 +248,18 @@ class Working(Generic[S]):
     def defer(self, message: Message) -> None:
         """The lease of this one is not certain enough to start on it: after the next trip."""
         self._deferred.append(message)
+
+    def end(self, called_off: Iterable[Message], executors: Collection[Executor]) -> None:
+        """These were cancelled: what no handler has seen is given back, which ends it; the handlers of others are
+        told."""
+        for message in called_off:
+            gathered = [] if self._ranking is None else self._ranking.gathered
+            for waiting in (self._deferred, self._suspects, gathered):
+                if message in waiting:
+                    waiting.remove(message)
+                    message.state.owner.give_back([message])
+            for executor in executors:
+                executor.call_off(message)
 
     def ready(self, fresh: list[Message]) -> list[Message]:
         """What may start now, in order: deferred ones whose lease is certain again, then fresh ones. With
@@ -193,13 +278,21 @@ class Working(Generic[S]):
         self._deferred.extend(m for m in deferred if not m.lost and not m.state.fresh(now))
         return [m for m in deferred if m.state.fresh(now)]
 
+    def lines(self) -> Lines | deque[Message]:
+        """Where messages wait for the handlers of one executor."""
+        return deque() if self._ranking is None else self._ranking.lines()
+
     def in_turn(self) -> list[S]:
-        """The queues in the order in which they may claim: whoever got messages last comes last, so that a queue
-        that is never empty leaves slots to the others."""
+        """The queues in the order in which they may claim: as they are ranked; else whoever got messages last
+        comes last, so that a queue that is never empty leaves slots to the others."""
+        if self._ranking is not None:
+            return self._ranking.in_turn()
         return self.stations[self._first :] + self.stations[: self._first]
 
-    def got_messages(self, station: S) -> None:
-        """The others have their turn first now."""
+    def got_messages(self, station: S, messages: int) -> None:
+        """The others have their turn first now, as far as they are due that for so many."""
+        if self._ranking is not None:
+            self._ranking.took(station, messages)
         self._first = (station.index + 1) % len(self.stations)
 
     @property
@@ -214,6 +307,26 @@ class Working(Generic[S]):
         self._suspects.clear()
         return messages
 
+    def gather(self, messages: list[Message]) -> list[Message]:
+        """What a trip brought, to be handed on at once; if queues are ranked, only when all that are due have made
+        theirs (``gathered``): else whatever came first would be handed over before."""
+        if self._ranking is None:
+            return messages
+        self._ranking.gathered += messages
+        return []
+
+    def gathered(self) -> list[Message]:
+        """What is still to be handed on."""
+        if self._ranking is None or not self._ranking.gathered:
+            return []
+        messages, self._ranking.gathered = self._ranking.gathered, []
+        return messages
+
+    def return_overtaken(self, now: float) -> None:
+        """Put back what waits here for nothing while others' messages are handed over."""
+        if self._ranking is not None:
+            give_back(self._ranking.overtaken(now))
+
     def was_cut_off(self, station: S, before: float, server_ms: int) -> bool:
         """Whether after this trip others may not have been able to renew either: we were out of touch since
         ``before``, or the server's clock has jumped. Then nothing is reaped by lease for one lease."""
@@ -223,9 +336,21 @@ class Working(Generic[S]):
         self._server_clock = offset
         return jumped or now - before > lease / defaults.CUT_OFF_SHARE
 
+    @property
+    def may_rest(self) -> bool:
+        """Whether the next trip may wait behind the bell. Not with several queues: it claims for all free slots.
+        Nor if the answer that nothing is ready is what is waited for."""
+        return self.leave_by is None and len(self.stations) == 1 and not self._until_empty
+
     def is_empty(self) -> bool:
         """Whether ``until_empty`` may end: nothing in hand, and every queue has said that nothing is ready."""
         return self._until_empty and not any(s.has_work for s in self.stations)
+
+    def be_quiet(self) -> None:
+        """Claim no more, and live on; what is in hand is handled."""
+        self.is_quiet = True
+        for station in self.stations:
+            station.quiet = True
 
     def stop_requested(self) -> bool:
         """Begin to leave if that was asked for since; True at that moment."""
@@ -251,6 +376,12 @@ class Working(Generic[S]):
         return self.stops >= 2 or clock() > self.leave_by or not (at_work or owing)
 
 
+def give_back(messages: Sequence[Message]) -> None:
+    """Put back what no handler has seen, whichever queues it is of."""
+    for message in reversed(messages):
+        message.state.owner.give_back([message])
+
+
 def tell_unfinished(messages: Iterable[Message]) -> None:
     """One line about the handlers that a worker leaves behind at its end."""
     ids = [message.id for message in messages]
@@ -271,7 +402,7 @@ def check_worker(
     for handler in handlers:
         if not isinstance(handler, Handler):
             raise ConfigError(f"Worker({handler!r}): not a handler; decorate the function with @q.ack")
-    names = [handler.queue.name for handler in handlers]
+    names = [name for h in handlers for name in level_names(h.queue.name, h.queue.options.levels)]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise ConfigError(

@@ -16,8 +16,9 @@ from reliq import aio
 from reliq.ack import Handler
 from reliq.core import envelope as env
 from reliq.core.codec import find
-from reliq.core.consumer import ConsumerState, Message
+from reliq.core.consumer import ConsumerState
 from reliq.core.keys import Keys
+from reliq.core.message import Message
 from reliq.errors import ConfigError
 from reliq.lease import Leased
 from tests.conformance.shell import dead_letters
@@ -104,7 +105,7 @@ def test_attributes_of_the_function_do_not_get_in_the_way(q: reliq.Queue) -> Non
 @pytest.mark.parametrize(
     "options",
     [{"retry": 3}, {"retry": tenacity.stop_after_attempt(3)}, {"timeout": 0}, {"timeout": "30"}, {"timeout": -1}],
-    ids=str,
+    ids=["retry-number", "retry-stop", "timeout-0", "timeout-text", "timeout-negative"],
 )
 def test_wrong_option(q: reliq.Queue, options: dict[str, Any]) -> None:
     """An option of the wrong kind is a ConfigError that names it, when the module is imported."""

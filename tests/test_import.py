@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
+from reliq.core import scripts
+
+ROOT = Path(__file__).resolve().parents[1]
 MARK = "-- next --"
 CODE = f"""
 import sys
@@ -80,9 +84,38 @@ def test_number_of_modules(runs: list[Run]) -> None:
 
 
 def test_a_producer_imports_no_worker(runs: list[Run]) -> None:
-    """What only consumers, workers, asyncio, the embedded Redis or the command line need comes when used."""
-    for part in ("reliq.sync.worker", "reliq.sync.consumer", "reliq.aio", "reliq.embedded.start", "reliq.cli"):
+    """What only consumers, tracing, asyncio, the embedded Redis or the command line need comes when used."""
+    worker = ("reliq.sync.worker", "reliq.sync.consumer", "reliq.core.failure", "reliq.core.reaping")
+    for part in (*worker, "reliq.tracing", "reliq.aio", "reliq.embedded.start", "reliq.cli"):
         assert part not in runs[0].ours
+
+
+def test_nobody_imports_telemetry_unasked() -> None:
+    """Workers of both shells and all commands are there, and the packages that only telemetry needs are not."""
+    code = (
+        "import sys, redis\nbefore = set(sys.modules)  # redis-py has an eye on OpenTelemetry of its own\n"
+        "import reliq.cli.program, reliq.sync.supervisor, reliq.aio; reliq.Worker; reliq.aio.Worker\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new & {'prometheus_client', 'opentelemetry'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_out_of_a_zip(tmp_path: Path) -> None:
+    """The scripts are found in a zip too, as zipapp makes them, and are the same."""
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", ROOT, "reliq")
+    code = "from reliq.core import scripts as s; print(s.__file__, s.put.sha, s.trip.sha)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": archive},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    file = Path(archive, "reliq", "core", "scripts.py")
+    assert done.stdout == f"{file} {scripts.put.sha} {scripts.trip.sha}\n"
 
 
 def test_public_names() -> None:

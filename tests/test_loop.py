@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,7 +17,7 @@ import reliq
 import reliq.aio
 from reliq.aio.loop import Loop as AioLoop
 from reliq.core import envelope as env
-from reliq.core.consumer import Message
+from reliq.core.message import Message
 from reliq.core.pace import Pace
 from reliq.model import clock
 from reliq.running import Slot, ThreadExecutor
@@ -79,9 +80,9 @@ def test_giving_back_to_a_redis_that_is_gone_is_no_hot_loop(
     [station] = loop.stations
     trip, tries = station.engine.trip, []
 
-    def counted(want: int) -> Any:
+    def counted(want: int, *, look: bool = True) -> Any:
         tries.append(want)
-        return trip(want)
+        return trip(want, look=look)
 
     own_server.kill()
     monkeypatch.setattr(station.engine, "trip", counted)
@@ -173,7 +174,7 @@ def test_what_comes_after_the_stop_goes_back(server: Any, prefix: str) -> None:
     loop._open()
     queue.put_many([1, 2, 3])
     [station] = loop.stations
-    station.begin(2)
+    station.engine.begin(2)
     loop.stop()
     loop._turn()
     while not loop.is_over(at_work=any(e.at_work for e in loop._executors.values())):
@@ -189,7 +190,7 @@ async def test_what_comes_after_the_stop_goes_back_in_asyncio(server: Any, prefi
     await loop._open()
     await queue.put_many([1, 2, 3])
     [station] = loop.stations
-    await station.begin(2)
+    await station.engine.begin(2)
     loop.stop()
     await loop._turn()
     while not loop.is_over(at_work=any(e.at_work for e in loop._executors.values())):
@@ -197,6 +198,39 @@ async def test_what_comes_after_the_stop_goes_back_in_asyncio(server: Any, prefi
     await loop._close()
     assert (handled, await queue.size()) == ([], (3, 0, 0, 0))
     await queue.aclose()
+
+
+@pytest.mark.parametrize(("ready", "streams"), [(64, True), (63, False)])
+def test_a_stream_is_asked_for_more_before_it_is_handled(
+    server: Any, prefix: str, *, ready: int, streams: bool
+) -> None:
+    """A trip that leaves nothing ready, but brings much: the next one is under way while that is handled."""
+    queue = reliq.Queue("q", server.url, prefix=prefix)
+    queue.put_many(range(ready))
+    loop = Loop([(queue.ack(lambda body: None), queue)], concurrency=8, prefetch=1000, grace=5.0)
+    loop._open()
+    loop.pace.ran(0.00001)
+    station = loop.stations[0]
+    answer = station.trip(200, lambda: loop.ahead(station))
+    assert answer is not None
+    assert (len(answer.messages), answer.more) == (ready, False)
+    assert station.state.unanswered is streams
+    loop._close()
+
+
+def test_single_messages_do_not_wake_the_loop_each(server: Any, prefix: str) -> None:
+    """It looks around by itself soon enough for the case that one of these quick handlers takes long."""
+    queue, ahead = reliq.Queue("q", server.url, prefix=prefix), list[float]()
+    loop = Loop([(queue.ack(lambda body: ahead.append(loop._looks_at - clock())), queue)], **OPTIONS)
+    loop.pace.ran(0.00001)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    for n in range(30):
+        queue.put(n)
+        until(lambda n=n: len(ahead) == n + 1)
+    loop.stop()
+    thread.join()
+    assert max(ahead[5:]) <= 0.1
 
 
 def test_a_handler_that_returns_as_it_is_found_stuck_takes_no_other_along(
@@ -272,7 +306,7 @@ class _Held(SimpleQueue[bool]):
 def test_a_thread_that_was_called_is_at_work() -> None:
     """Before it has come round to its message, too: or the loop would end, and give back what is then handled."""
     executor: ThreadExecutor[Any] = ThreadExecutor(
-        Pace(1), print, print, refill=lambda: False, rested=lambda: None
+        Pace(1), print, print, refill=lambda: False, rested=lambda: None, waiting=deque()
     )
     executor._tokens = held = _Held()
     message: Any = object()

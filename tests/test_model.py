@@ -11,7 +11,7 @@ import uuid
 
 import pytest
 
-from reliq import context, model
+from reliq import Settings, context, model
 from reliq.core import envelope as env
 from reliq.errors import BodyError, BodyTooLarge
 
@@ -19,7 +19,7 @@ from reliq.errors import BodyError, BodyTooLarge
 def options(**settings: object) -> model.QueueOptions:
     """Of a queue without anything special."""
     plain = {"key": None, "codec": None, "prefix": None, "lease": 15, "block": 5, "timeout": 5, "retry": None}
-    return model.options("q", **{**plain, "max_losses": 3, "max_body": 1000, **settings})  # type: ignore[arg-type]
+    return model.options("q", Settings(), **{**plain, "max_losses": 3, "max_body": 1000, **settings})  # type: ignore[arg-type]
 
 
 def test_ids_are_time_ordered() -> None:
@@ -98,7 +98,7 @@ def test_what_is_wrong_with_one_of_many_is_said() -> None:
 
 def test_receipts() -> None:
     """A receipt is its id; it travels between processes with what was confirmed."""
-    plain, confirmed = model.Receipt("a"), model.ConfirmedReceipt("b", 1, True)
+    plain, confirmed = model.Receipt("a"), model.FullReceipt("b", 1, True)
     for receipt, said in ((plain, ("a", None, None)), (confirmed, ("b", 1, True))):
         again = pickle.loads(pickle.dumps(receipt))
         assert (again, again.replicas, again.fsynced) == said

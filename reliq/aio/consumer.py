@@ -12,10 +12,14 @@ from reliq import defaults
 from reliq.aio.engine import Engine
 from reliq.aio.lease import Lease
 from reliq.aio.reaper import Reaper
+from reliq.aio.scheduler import Ticker
+from reliq.aio.steward import timed
 from reliq.claiming import Claiming
-from reliq.core.consumer import Message, Settle
+from reliq.core import orders
+from reliq.core.message import Message, Settle
+from reliq.core.orders import Order
 from reliq.core.retry import backoff
-from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
+from reliq.errors import OutcomeUnknown, QueueHeld, ReliqError, Unavailable
 from reliq.logging import log
 from reliq.model import clock
 
@@ -47,6 +51,7 @@ class Consumer(Claiming):
         self._wake = asyncio.Event()
         self._poked = False
         self._reaper = Reaper(queue, scan_steps=0)
+        self._ticker = Ticker()
         self._closed = False
 
     async def claim(self, n: int = 1, *, timeout: float | None = None) -> list[Lease]:
@@ -81,7 +86,7 @@ class Consumer(Claiming):
                 return leases[0]
             if self._is_over():
                 break
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(self.state.shut or 0.05)
         raise StopAsyncIteration
 
     async def _trip(self, want: int) -> None:
@@ -99,7 +104,7 @@ class Consumer(Claiming):
         """Sleep until the bell rings or something is due by itself. One bell rings for all tasks, and goes
         on when the task that wanted it is cancelled: to cut a BLMOVE costs its connection."""
         seconds = self._wait_for(left)
-        if self.state.suspects_wait:
+        if self._leaves_some:
             await asyncio.sleep(seconds)
             return
         if self._bell is None or self._bell.done():
@@ -121,6 +126,9 @@ class Consumer(Claiming):
             await asyncio.sleep(0.1)
         if not self._waiting:
             self._poke()  # nobody wants what it brought: back to the head of the queue
+
+    def _ticks_due(self) -> None:
+        self._ticker.fire(self._queue)
 
     async def settle(self, settle: Settle) -> bool:
         """Have it done by a trip and wait for the answer; settles of several tasks share trips."""
@@ -182,12 +190,22 @@ class Consumer(Claiming):
                 await self._trip(0)
                 if self._return_unasked():
                     await self._trip(0)
+            if (order := self._taken_order()) is not None:
+                await self._answer(order)
             duty = self._takes_duty()
             if duty:
                 report = await self._reaper.on_duty(self._queue, duty)
                 self._reaped(report)
+        except QueueHeld:  # the engine has told of it, once
+            pass
         except ReliqError as error:
             log.error("queue %r: %s", self._queue.name, error)
+
+    async def _answer(self, order: Order) -> None:
+        """Say from afar how this consumer is."""
+        links, keys, name = self._queue.links, self._options.keys, self.state.name
+        report = self._report(order, *await timed(links))
+        await links.run(orders.answer(keys, name, order.number, report))
 
     # -- opening and closing ----------------------------------------------------------------------------
 
@@ -243,10 +261,13 @@ class Consumer(Claiming):
             try:
                 await self._engine.trip(0)
                 self._give_back()  # the answer of an earlier trip may have brought more
+            except QueueHeld:  # then there is nothing of ours
+                break
             except ReliqError as error:
                 log.warning("queue %r: closing: %s", self._queue.name, error)
                 await asyncio.sleep(0.05)
         await self._engine.leave(bell_ended=await self._engine.end_bell())
+        await self._ticker.stop()
 
     async def __aenter__(self) -> Consumer:
         await self._open()

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from reliq.aio.connection import Link
+from reliq.aio.link import Link
 from reliq.core import ops
 from reliq.core.command import Command
 from reliq.core.consumer import Answer
 from reliq.core.outcome import Moved
 from reliq.core.topology import HOPS
-from reliq.errors import OutcomeUnknown, QueueFull, Refused, ReliqError
+from reliq.errors import NewerSchema, OutcomeUnknown, QueueFull, Refused, ReliqError, WrongKeyType
 from reliq.logging import log
 from reliq.model import clock
 from reliq.tripping import Tripping
@@ -34,11 +34,13 @@ class Engine(Tripping):
         super().__init__(queue.options, who)
         self.queue = queue
         self._lock = asyncio.Lock()
+        self._preparing = False
         self._trips: Link | None = None
         self._bells: Link | None = None
         # A trip whose answer nobody has read yet, and when it was sent.
         self._sent: tuple[Command, float] | None = None
         self._bell_id = 0
+        self._bell_over = False
         self._unanswered: set[tuple[str, int]] = set()  # (run id, connection) whose BLMOVE may be under way
 
     async def begin(self, want: int) -> None:
@@ -53,23 +55,55 @@ class Engine(Tripping):
                     await link.send(command)
                     self._sent = command, sent_at
 
-    async def trip(self, want: int) -> Answer:
+    async def trip(self, want: int, *, look: bool = True) -> Answer:
         """One trip: that which is under way, or a new one. Raises what went wrong; nothing is lost by that, and a
-        later call repeats it."""
+        later call repeats it. ``look``: see ``ConsumerState.answered``."""
         async with self._lock:
             try:
                 reply, sent_at = await self._under_way() or await self._run(lambda now: self.state.trip(want, now))
+                if self._is_over(reply, sent_at):
+                    reply, sent_at = await self._end_hold()
             except (Refused, OutcomeUnknown) as error:
                 self._note_down(error)
                 raise
-            answer = self._take(reply, sent_at)  # no await from here to the caller's buffer
+            answer = self._take(reply, sent_at, look=look)
         self._announce(answer)
-        return answer
+        return await self.prepared(answer) if look and self.state.can_prepare else answer
+
+    async def prepared(self, answer: Answer) -> Answer:
+        """With those messages for which something had to be done first, as far as that goes now. What is left is
+        tried again after the next trip."""
+        if self._preparing:  # another task is at it, and gets them all
+            return answer
+        self._preparing = True
+        state, messages = self.state, list(answer.messages)
+        try:
+            while (due := state.preparation) is not None:
+                try:
+                    reply = await self.queue.links.run(due.command)
+                except WrongKeyType:  # somebody has put something else there
+                    reply = None
+                messages += due.done(reply)
+            self._unprepared = False
+        except ReliqError as error:
+            self._note_unprepared(error)
+        except BaseException:  # interrupted: the next trip brings what nobody gets now
+            state.left_over += messages
+            raise
+        finally:
+            self._preparing = False
+        return answer._replace(messages=state.in_order(messages))
 
     async def _link(self) -> Link:
         if self._trips is None:
             self._trips = await self.queue.links.new(name="reliq-trip")
         return self._trips
+
+    async def _end_hold(self) -> tuple[Any, float]:
+        """End the hold of somebody whose lease is over, and make the trip again that found it."""
+        ending = self._ending((await self._link()).server.identity)
+        await self._run(lambda now: ending)
+        return await self._run(lambda now: self.state.trip(0, now))
 
     async def _under_way(self) -> tuple[Any, float] | None:
         """The answer to what ``begin`` has sent, as ``_run`` gives it; None if nothing was, or it has to be sent
@@ -82,7 +116,11 @@ class Engine(Tripping):
 
     async def _reach(self, link: Link) -> None:
         if await link.connect():
-            await self._connected(link)
+            try:
+                await self._connected(link)
+            except NewerSchema:
+                await link.aclose()  # so that the next trip does not get through, either
+                raise
 
     async def _run(self, make: Callable[[float], Command]) -> tuple[Any, float]:
         """Run a command on the trips' connection, and again where the slot has moved to: (reply, when sent)."""
@@ -98,8 +136,12 @@ class Engine(Tripping):
         self.state.reconnected(link.server.identity)
         registration = self.queue.options.registration()
         if link.server.cluster:  # in another slot, whose node may be down while ours is not
-            with suppress(ReliqError):
+            try:
                 await self.queue.links.run(registration)
+            except NewerSchema:
+                raise
+            except ReliqError:
+                pass
             return
         with suppress(QueueFull):  # a full Redis takes no new entry, but it can be drained
             await link.run(registration)
@@ -110,14 +152,15 @@ class Engine(Tripping):
         Nothing depends on the reply: a lost, late or doubled one is answered by the next trip.
         """
         if self._bells is None:
-            options = self.queue.options
-            self._bells = await self.queue.links.new(
-                name="reliq-bell", read_timeout=options.block + options.timeout
-            )
+            patience = self.queue.settings.patience
+            self._bells = await self.queue.links.new(name="reliq-bell", read_timeout=patience)
         await self._bells.connect()
         self._bell_id = self._bells.server.client_id
         call = (self._bells.server.run_id, self._bell_id)
         self._unanswered.add(call)
+        if self._bell_over:  # set before end_bell() looks at what is unanswered: one of us sees the other
+            self._unanswered.discard(call)
+            return
         try:
             await self._bells.run(ops.bell(self.state.keys, self.state.name, seconds))
         except Refused:
@@ -128,6 +171,7 @@ class Engine(Tripping):
     async def end_bell(self) -> bool:
         """End every BLMOVE of ours that may be under way, also on connections that we have lost; True if none can
         be any more."""
+        self._bell_over = True
         async with self._lock:
             await self._drop()
             try:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from reliq.aio.station import Station
-from reliq.core.consumer import Message, Settle
+from reliq.core.message import Message, Settle
 from reliq.core.pace import Pace
+from reliq.ranking import Lines
 from reliq.running import CoroutineExecutor
 
 
 class TaskExecutor(CoroutineExecutor[Station]):
     """Up to ``concurrency`` coroutine handlers at once."""
 
-    def __init__(self, pace: Pace, defer: Callable[[Message], None]) -> None:
-        super().__init__(pace, defer, lambda station: station)
+    def __init__(self, pace: Pace, defer: Callable[[Message], None], waiting: Lines | deque[Message]) -> None:
+        super().__init__(pace, defer, lambda station: station, waiting=waiting)
 
     def submit(self, messages: list[Message]) -> None:
         """Run these, in order, as soon as slots are free."""

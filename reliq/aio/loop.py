@@ -14,14 +14,18 @@ from reliq import defaults
 from reliq.ack import Handler
 from reliq.aio.executor import TaskExecutor, ThreadSettler
 from reliq.aio.queue import Queue
+from reliq.aio.scheduler import Ticker
 from reliq.aio.station import Station
+from reliq.aio.steward import Steward
 from reliq.aio.sweeper import Sweeper
-from reliq.core.consumer import Message
+from reliq.core.consumer import FIRE, Answer
+from reliq.core.message import Message
 from reliq.errors import ReliqError
-from reliq.logging import log
+from reliq.inspecting import SlowWatch
+from reliq.logging import about, log
 from reliq.model import clock
 from reliq.running import Slot, ThreadExecutor
-from reliq.working import Working, tell_unfinished
+from reliq.working import Working, give_back, tell_unfinished
 
 #: Seconds after which the loop looks on while handlers' threads serve themselves, in case one of them does block.
 _LOOK_ON: Final = 0.005
@@ -41,6 +45,9 @@ class Loop(Working[Station]):
         self._awake = asyncio.Event()
         self._executors: dict[bool, TaskExecutor | ThreadExecutor[Station]] = {}
         self._sweeper: Sweeper | None = None
+        self._ticker = Ticker()
+        self._slow = SlowWatch()
+        self._steward = Steward(self)
         self._watching: asyncio.Task[None] | None = None
         self.started = asyncio.Event()
 
@@ -56,6 +63,15 @@ class Loop(Working[Station]):
         """First call: claim no more, finish within the grace. Second call: give everything back at once."""
         self.stops += 1
         self._awake.set()
+
+    def dismiss(self) -> None:
+        """Stop, because that was asked for from afar."""
+        self.stop()
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The places for handlers at work."""
+        return [slot for executor in self._executors.values() for slot in executor.slots]
 
     # -- the boot path ----------------------------------------------------------------------------------
 
@@ -73,23 +89,23 @@ class Loop(Working[Station]):
     async def _open(self) -> None:
         """Connect every queue first, so that what is wrong is said at once and nothing is half open."""
         for _, queue in self._handlers:
-            await queue.ping()
+            await queue.enroll()
         for index, (handler, queue) in enumerate(self._handlers):
             if handler.is_async not in self._executors:
                 self._executors[handler.is_async] = self._executor(handler.is_async)
             self.stations.append(Station(index, handler, queue, self.who, self.wake))
         self._sweeper = Sweeper(self.stations)
         self._watching = asyncio.create_task(self._watch_event_loop())
-        names = ", ".join(handler.name for handler, _ in self._handlers)
+        names = ", ".join(dict.fromkeys(handler.name for handler, _ in self._handlers))
         log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)
 
     def _executor(self, is_async: bool) -> TaskExecutor | ThreadExecutor[Station]:
         if is_async:
-            return TaskExecutor(self.pace, self._defer)
+            return TaskExecutor(self.pace, self._defer, self.lines())
         loop = asyncio.get_running_loop()
         return ThreadExecutor(
             self.pace, self._defer, lambda station: ThreadSettler(station, loop), refill=self._refill,
-            rested=self.wake,
+            rested=self.wake, waiting=self.lines(),
         )  # fmt: skip
 
     def _refill(self) -> bool:
@@ -104,32 +120,59 @@ class Loop(Working[Station]):
         if self.stop_requested():
             self._give_back_waiting()
         now = clock()
-        for station in self.in_turn():
-            if station.due_in(now, station.engine.answered_at, free=self.free > 0) == 0.0:
-                await self._trip(station)
+        self.return_overtaken(now)
+        await self._make_due_trips(now)
         self._watch(now)
         await self._sleep(now)
 
-    async def _trip(self, station: Station) -> None:
+    async def _make_due_trips(self, now: float) -> None:
+        for _ in self.rounds:
+            room, left = self.rooms(), 0
+            for station in self.in_turn():
+                want = room(station)
+                if station.due_in(now, station.engine.answered_at, free=want > 0) == 0.0:
+                    left += max(0, want - await self._trip(station, want))
+            if gathered := self.gathered():
+                self._submit(gathered)
+            if not left:
+                break
+
+    async def _trip(self, station: Station, want: int) -> int:
+        """How many messages it brought."""
         before = station.engine.answered_at
-        answer = await station.trip(self.share)
+        answer = await station.trip(want, lambda: self.ahead(station))
         if answer is None:
-            return
+            return 0
+        self._heed(station, answer, before)
+        if answer.messages:
+            self.got_messages(station, len(answer.messages))
+        if self.leave_by is None:
+            self._submit(self.gather(answer.messages))
+        else:  # asked for before that
+            station.give_back(answer.messages)
+        if not answer.messages and self.is_empty() and self.begin_to_leave(float("inf")):
+            self.wake()
+        return len(answer.messages)
+
+    def _heed(self, station: Station, answer: Answer, before: float) -> None:
+        """Do what a trip says is to be done besides. ``before``: when the one before was answered."""
         if self._sweeper is not None:
             if self.was_cut_off(station, before, answer.server_ms):
                 self._sweeper.hold(station.options.lease)
             if answer.sweep:
-                self._sweeper.sweep(station.queue, answer.sweep)
-        if answer.messages:
-            self.got_messages(station)
-        if self.leave_by is None:
-            self._submit(answer.messages)
-        else:  # asked for before that
-            station.give_back(answer.messages)
-        if self.may_begin(station):
-            await station.begin(self.share)
-        if not answer.messages and self.is_empty() and self.begin_to_leave(float("inf")):
-            self.wake()
+                self._see_to(station.queue, answer.sweep)
+        if answer.order:
+            self._steward.take(station, answer)
+        if answer.called_off:
+            self.end(answer.called_off, self._executors.values())
+
+    def _see_to(self, queue: Queue, duty: int) -> None:
+        """Have done what the server has asked this worker to do for all."""
+        assert self._sweeper is not None
+        if duty == FIRE:
+            self._ticker.fire(queue)
+        else:
+            self._sweeper.sweep(queue, duty)
 
     def _submit(self, fresh: list[Message]) -> None:
         messages = self.ready(fresh)
@@ -145,8 +188,8 @@ class Loop(Working[Station]):
         self.wake()
 
     async def _sleep(self, now: float) -> None:
-        free = self.free > 0
-        pause = min([1.0, *(s.due_in(now, s.engine.answered_at, free=free) for s in self.stations)])
+        room = self.rooms()
+        pause = min([1.0, *(s.due_in(now, s.engine.answered_at, free=room(s) > 0) for s in self.stations)])
         for executor in self._executors.values():
             if executor.serves_itself:
                 pause = min(pause, _LOOK_ON)
@@ -182,6 +225,7 @@ class Loop(Working[Station]):
         threads = self._executors.get(False)
         for slot in threads.overdue(now) if threads else ():
             self._overdue(slot)
+        self._slow.look((slot for e in self._executors.values() for slot in e.slots), now)
 
     def _overdue(self, slot: Slot) -> None:
         message = slot.message
@@ -192,7 +236,7 @@ class Loop(Working[Station]):
         log.error(
             "handler %s is stuck: message %s is past its timeout of %s s. A thread cannot be killed; under "
             "`reliq worker` its process would be replaced. It is here:\n%s",
-            handler.name, message.id, handler.timeout, slot.stack(),
+            handler.name, message.id, handler.timeout, slot.stack(), extra=about(message),
         )  # fmt: skip
 
     # -- the end ----------------------------------------------------------------------------------------
@@ -200,8 +244,7 @@ class Loop(Working[Station]):
     def _give_back_waiting(self) -> None:
         """What no handler has seen goes back now, not after the grace."""
         waiting = [message for e in self._executors.values() for message in e.take_waiting()]
-        for message in [*waiting, *self.take_held_back()]:
-            message.state.owner.give_back([message])
+        give_back([*waiting, *self.take_held_back()])
         self.wake()
 
     async def _close(self) -> None:
@@ -213,6 +256,7 @@ class Loop(Working[Station]):
             station.give_back_all(m for m in in_hand if m.state is station.state)
         for executor in self._executors.values():
             executor.close()
+        await self._steward.aclose()
         for station in self.stations:
             await self._flush(station)
             await station.aclose()
@@ -220,6 +264,7 @@ class Loop(Working[Station]):
             self._watching.cancel()
         if self._sweeper is not None:
             await self._sweeper.stop()
+        await self._ticker.stop()
         log.info("worker stopped")
 
     async def _flush(self, station: Station) -> None:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from reliq import defaults
+from reliq.core import ops
 from reliq.errors import OutcomeUnknown, ReliqError
 from reliq.model import Receipt, receipts
 
@@ -32,10 +33,15 @@ class _Put(NamedTuple):
 
 
 class Puts:
-    """Those of one queue and one event loop. ``send`` makes a call of ids and elements."""
+    """Those of one queue and one event loop. ``send`` makes a call of ids and elements, ``most`` of them."""
 
-    def __init__(self, send: Callable[[list[bytes], list[bytes]], Awaitable[list[Receipt]]]) -> None:
+    def __init__(
+        self,
+        send: Callable[[list[bytes], list[bytes]], Awaitable[list[Receipt]]],
+        most: int = defaults.SCRIPT_ELEMENTS,
+    ) -> None:
         self._send = send
+        self._most = most
         self._waiting: deque[_Put] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._latest: asyncio.Task[None] | None = None  # as long as others wait for its end
@@ -93,14 +99,14 @@ class Puts:
         """As many as one call may carry, without those whose tasks were cancelled."""
         puts: list[_Put] = []
         size = 0
-        while self._waiting and len(puts) < defaults.SCRIPT_ELEMENTS:
+        while self._waiting and len(puts) < self._most:
             put = self._waiting[0]
-            if puts and size + len(put.element) > defaults.SCRIPT_BYTES:
+            if puts and size + ops.weight(put.element) > defaults.SCRIPT_BYTES:
                 break
             self._waiting.popleft()
             if not put.outcome.done():
                 puts.append(put)
-                size += len(put.element)
+                size += ops.weight(put.element)
         return puts
 
 

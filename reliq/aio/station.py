@@ -10,7 +10,8 @@ from reliq.ack import Handler
 from reliq.aio.bell import Bell
 from reliq.aio.engine import Engine
 from reliq.aio.queue import Queue
-from reliq.core.consumer import Answer, Settle
+from reliq.core.consumer import Answer
+from reliq.core.message import Settle
 from reliq.errors import ReliqError
 from reliq.working import Stationed
 
@@ -22,29 +23,31 @@ class Station(Stationed):
         self, index: int, handler: Handler[..., Any], queue: Queue, who: str, wake: Callable[[], None]
     ) -> None:
         self.engine = Engine(queue, who)
+        self.engine.watch = handler.watch
         super().__init__(index, handler, queue.options, self.engine.state, wake)
         self.queue = queue
         self.bell = Bell(self.engine, self._ring)
 
     # -- the loop's side --------------------------------------------------------------------------------
 
-    async def trip(self, want: int) -> Answer | None:
-        """One trip; None if Redis does not answer, and then the next is due after a pause."""
+    async def trip(self, want: int, ahead: Callable[[], int]) -> Answer | None:
+        """One trip; None if Redis does not answer, and then the next is due after a pause. ``ahead``: for how many
+        the next one asks that is under way when this one's messages are looked into and handled; 0: there is none.
+        """
         if not self.state.unanswered:  # else it was sent before, and does not know why the bell rang
             self._rang = False
         try:
-            answer = await self.engine.trip(want)
+            answer = await self.engine.trip(want, look=False)
         except ReliqError:  # reported by the engine, once
             self.failed()
             return None
-        seconds = self.noted(answer)
-        if seconds is not None:
+        self.noted(answer)
+        if (seconds := self.bell_for) is not None:
             self.bell.arm(seconds)
-        return answer
-
-    async def begin(self, want: int) -> None:
-        """Have the next trip under way while handlers work; ``trip`` takes its answer."""
-        await self.engine.begin(want)
+        if (want := ahead()) > 0:
+            await self.engine.begin(want)
+        answer = answer._replace(messages=answer.messages + self.state.take_in())
+        return await self.engine.prepared(answer) if self.state.can_prepare else answer
 
     def _ring(self) -> None:
         self._rang = True

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
 from reliq import defaults
 from reliq.ack import Handler
+from reliq.aio.health import Health
 from reliq.aio.loop import Handlers, Loop
 from reliq.aio.queue import Queue
 from reliq.errors import ConfigError
+from reliq.health import observed, pages, tally, vitals
+from reliq.model import clock
+from reliq.ranking import Ranks
+from reliq.serving import address
+from reliq.telemetry.tally import Tally
 from reliq.working import check_worker
 
 
@@ -25,7 +31,11 @@ class Worker:
     ``concurrency``: handlers at once. ``processes`` must be 1 here: an event loop cannot be forked; use
     ``reliq.Worker`` or ``reliq worker`` for more. ``grace``: seconds to finish on SIGTERM. ``prefetch``:
     most messages claimed ahead (default: as many as handlers finish in 20 ms; 0: none). ``signals``: take
-    SIGTERM and SIGINT while ``run`` is awaited in the main thread. ``until_empty``: stop at empty.
+    SIGTERM and SIGINT while ``run`` is awaited in the main thread. ``until_empty``: stop at empty. ``health``:
+    where to listen for probes and scrapers, "127.0.0.1:8080" (/healthz, /readyz, /metrics; the latter needs
+    the extra ``prometheus``).
+    ``weights``: of queues by name, 1 to 1,000 (1 if it is not named): while several have work, each gets its share
+    of the hand-overs. ``strict``: the queues in the order given, a later one only while no earlier one has work.
     """
 
     def __init__(
@@ -38,6 +48,9 @@ class Worker:
         signals: bool = True,
         name: str = "",
         until_empty: bool = False,
+        health: str | None = None,
+        weights: Mapping[str, int] | None = None,
+        strict: bool = False,
     ) -> None:
         check_worker(handlers, concurrency=concurrency, processes=processes, grace=grace, prefetch=prefetch)
         if processes != 1:
@@ -45,7 +58,14 @@ class Worker:
                 f"aio.Worker(processes={processes}): an event loop cannot be forked; use reliq.Worker, which runs "
                 "coroutine handlers too, or `reliq worker module:handler --processes N`"
             )
-        self._handlers: Handlers = [(handler, own_queue(handler.queue)) for handler in handlers]
+        if health is not None:
+            address("health", health)
+        self._health = health
+        self._telling = AsyncExitStack()
+        ranks = Ranks.of([handler.queue for handler in handlers], weights, strict=strict)
+        self._handlers: Handlers = [
+            (handler, queue) for handler in handlers for queue in own_queues(handler.queue)
+        ]
         self._signals = signals
         self._options: dict[str, Any] = {
             "concurrency": concurrency,
@@ -53,7 +73,9 @@ class Worker:
             "grace": grace,
             "name": name,
             "until_empty": until_empty,
+            "ranks": ranks,
         }
+        self._counts: Tally | None = None
         self._loop: Loop | None = None
         self._task: asyncio.Task[None] | None = None
         self._stops = 0
@@ -61,11 +83,26 @@ class Worker:
     async def run(self) -> None:
         """Work until ``stop()``, SIGTERM or SIGINT. Raises at once if a queue cannot be reached."""
         with self._made() as loop, taken_signals(self, self._signals):
-            await loop.run()
+            async with self._telling:
+                await self._tell(loop)
+                await loop.run()
+
+    def _make(self) -> Loop:
+        self._counts = None if self._health is None else tally([queue.name for _, queue in self._handlers])
+        handlers = [(observed(handler, queue.options, self._counts), queue) for handler, queue in self._handlers]
+        return Loop(handlers, **self._options)
+
+    async def _tell(self, loop: Loop) -> None:
+        """Answer probes from here on, if that is wanted."""
+        if self._health is not None:
+            look = pages(lambda: vitals(loop, loop.slots, clock()), [self._counts])
+            health = Health("health", self._health, look)
+            self._telling.push_async_callback(health.aclose)
+            await health.start()
 
     @contextmanager
     def _made(self) -> Iterator[Loop]:
-        self._loop = Loop(self._handlers, **self._options)
+        self._loop = self._make()
         self._loop.stops = self._stops
         try:
             yield self._loop
@@ -80,7 +117,8 @@ class Worker:
 
     async def __aenter__(self) -> Worker:
         """Start in the background; comes back when every queue was reached, or raises why not."""
-        self._loop = Loop(self._handlers, **self._options)
+        self._loop = self._make()
+        await self._tell(self._loop)
         self._task = asyncio.get_running_loop().create_task(self._loop.run())
         started = asyncio.get_running_loop().create_task(self._loop.started.wait())
         try:
@@ -88,6 +126,7 @@ class Worker:
         finally:
             started.cancel()
         if self._task.done():
+            await self._telling.aclose()
             self._task.result()
         return self
 
@@ -96,15 +135,24 @@ class Worker:
     ) -> None:
         assert self._task is not None
         self.stop()
-        await self._task
+        try:
+            await self._task
+        finally:
+            await self._telling.aclose()
         self._loop = None
+
+
+def own_queues(queue: Any) -> list[Queue]:
+    """The queue in this shell, or those of all of its levels."""
+    own = own_queue(queue)
+    return [own.level(level) for level in own.options.levels] or [own]
 
 
 def own_queue(queue: Any) -> Queue:
     """The queue in this shell: a blocking one is opened again with the same settings."""
     if isinstance(queue, Queue):
         return queue
-    return Queue.of(queue.options, queue.url)
+    return Queue.of(queue.options, queue.settings)
 
 
 @contextmanager
@@ -116,10 +164,14 @@ def taken_signals(worker: Worker, wanted: bool) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in previous:
-        loop.add_signal_handler(number, worker.stop)
+        try:
+            loop.add_signal_handler(number, worker.stop)
+        except NotImplementedError:  # on Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(worker.stop))
     try:
         yield
     finally:
         for number, handler in previous.items():
-            loop.remove_signal_handler(number)
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
             signal.signal(number, handler)

@@ -51,14 +51,23 @@ def list_groups(args: argparse.Namespace) -> int:
     groups = letters.grouped(Choice.of(args, now).walk(queue))
     if args.json:
         total = sum(group.count for group in groups)
-        text.print_json({"queue": queue.name, "letters": total, "groups": [asdict(group) for group in groups]})
+        told = [{**asdict(group), "reason": group.reason, "remedy": _remedy(group)} for group in groups]
+        text.print_json({"queue": queue.name, "letters": total, "groups": told})
         return FINE
     _print_groups(queue, groups, now)
     if groups:
         first = groups[0]
+        print(f"{first.reason}: {first.reason.summary}")
+        print(text.safe(f"To do: {_remedy(first)}"))
         print(f"Next: {again(args, f'dead show {first.id}', queue.name)}")
-        print(f"then: {again(args, f'dead revive {_as_filter(first)}', queue.name)}")
+        if first.cause != "BODY_MISSING":  # which would only die of it again
+            print(f"then: {again(args, f'dead revive {_as_filter(first)}', queue.name)}")
     return FINE
+
+
+def _remedy(group: Group) -> str:
+    """What to do about them, with the newest one for an example."""
+    return re.sub(r"\bID\b", group.id, group.reason.remedy)
 
 
 def _as_filter(group: Group) -> str:
@@ -131,7 +140,8 @@ class _Shown:
         if letter.cause == dead.BAD_NOTE:
             return peek.Found("dead", letter.member, note=letter.note, problem=(dead.BAD_NOTE, letter.error))
         note = {**letter.note, "at": letter.at}
-        return peek.read(self.queue, letter.element, peek.Found("dead", letter.element, note=note))
+        found = peek.read(self.queue, letter.element, peek.Found("dead", letter.element, note=note))
+        return found.whole(self.queue)
 
     def as_json(self, now: int) -> dict[str, Any]:
         found = self.found
@@ -150,6 +160,8 @@ class _Shown:
         e = found.envelope
         yield peek.headline(found, now) if found.id else f"{self.letter.id}  dead"
         yield f"  body       {peek.body_text(found)}"
+        if found.beside is not None:
+            yield f"  beside     the list: {found.beside:,} bytes in a key of their own"
         yield f"  died       {_time(self.letter.at)}, {_ago(now - self.letter.at)}: {self.letter.cause}"
         yield f"  error      {self.letter.error}"
         if worker := self.letter.note.get("worker"):
@@ -269,7 +281,8 @@ def _told_if_cut(queue: Queue, tally: Tally, what: str) -> Iterator[None]:
     try:
         yield
     except (ReliqError, KeyboardInterrupt):
-        print(f"queue {text.safe(queue.name)}: {text.number(tally.done, 'dead letter')} {what} before the end",
+        if tally.done:
+            print(f"queue {text.safe(queue.name)}: {text.number(tally.done, 'dead letter')} {what} before the end",
               file=sys.stderr)  # fmt: skip
         raise
 
@@ -302,11 +315,13 @@ def _rate(given: str | None) -> float | None:
 def export(args: argparse.Namespace) -> int:
     """Write some as JSON lines; they stay where they are."""
     queue = _queue(args)
-    choice, count = Choice.of(args, _now(queue)), 0
+    choice, count, bodiless = Choice.of(args, _now(queue)), 0, 0
     try:
         for page in choice.walk(queue):
             for letter in page:
-                print(letters.line_of(queue.name, letter))
+                whole = letters.with_body(queue, letter)
+                bodiless += whole.body is None and whole.ticket is not None
+                print(letters.line_of(queue.name, whole))
             count += len(page)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -316,6 +331,8 @@ def export(args: argparse.Namespace) -> int:
                          "write it again") from error  # fmt: skip
     print(f"queue {text.safe(queue.name)}: {text.number(count, 'dead letter')} exported; they are still there",
           file=sys.stderr)  # fmt: skip
+    if bodiless:
+        print(f"  {bodiless:,} without a body: it is gone from beside the list", file=sys.stderr)
     return FINE
 
 

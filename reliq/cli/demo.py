@@ -32,10 +32,11 @@ from reliq.cli.failure import ATTENTION, FINE
 from reliq.cli.interrupt import interruptible
 from reliq.cli.status import held, pid_of
 from reliq.cli.verb import Verb
-from reliq.core import flows, ops
+from reliq.core import flows, ledger, ops
 from reliq.core.command import Command
 from reliq.core.flows import ConsumerInfo
 from reliq.errors import ConfigError, ReliqError
+from reliq.settings import Settings
 from reliq.sync.queue import Queue
 
 QUEUE: Final = "files"
@@ -171,7 +172,7 @@ class Stage:
         self.prefix = f"{args.prefix or 'reliq'}-demo-{secrets.token_hex(4)}"
         self.queue = Queue(args.queue or QUEUE, url, prefix=self.prefix)
         self.worker: subprocess.Popen[bytes] | None = None
-        private = not (args.url or os.environ.get("RELIQ_URL"))
+        private = Settings.chosen(args.url, None).url is None
         self.where = f"{'a private one at ' if private else ''}{_tail(self.queue.links.address.label, 50)}"
 
     def __enter__(self) -> Stage:
@@ -183,10 +184,11 @@ class Stage:
     def start_worker(self, pause: float) -> subprocess.Popen[bytes]:
         """The command that anybody would type, on modules from where ours come from."""
         code = f"import sys; sys.path[:] = {_absolute(sys.path)!r}; from reliq.cli import main; sys.exit(main())"
-        words = ["worker", "reliq.cli.demo_worker:digest", "--url", self.url, "--prefix", self.prefix]
+        words = ["worker", "reliq.cli.demo_worker:digest", "--prefix", self.prefix]
         words += ["--processes", str(PROCESSES), "--concurrency", str(CONCURRENCY), "--until-empty", "--json"]
         environment = {
             **os.environ,
+            "RELIQ_URL": self.url,  # its password would be seen among the arguments
             QUEUE_VARIABLE: self.queue.name,
             RESULTS_VARIABLE: str(self.scratch / "results"),
             PAUSE_VARIABLE: str(pause),
@@ -341,15 +343,14 @@ class Play:
 
     def _measure(self, kill: Kill) -> None:
         """What the ledger says: every return is an event there, and the server gave it the time."""
-        events: list[Any] = self._queue.links.insist(
+        entries: list[Any] = self._queue.links.insist(
             Command("XRANGE", (self._queue.options.keys.events,), (kill.at, "+"), idempotent=True)
         )
-        for at, fields in events:
-            entry = dict(zip(fields[::2], fields[1::2], strict=True))
-            if entry[b"event"] == b"reap" and entry[b"consumer"].decode() == kill.consumer:
+        for event in ledger.read(entries):
+            if (event["event"], event["consumer"]) == ("reap", kill.consumer):
                 kill.returned += 1
-                kill.in_handlers += entry[b"detail"] == b"lost"
-                kill.ready_again_ms = max(kill.ready_again_ms, int(at.split(b"-")[0]) - kill.at)
+                kill.in_handlers += event["detail"] == "lost"
+                kill.ready_again_ms = max(kill.ready_again_ms, event["at"] - kill.at)
 
     # -- afterwards -------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from reliq.cli.place import Place
 from reliq.cli.verb import Verb
 from reliq.core.explain import Explanation, Progress, explain_in_g, queues_of
 from reliq.core.keys import Keys
+from reliq.sync.steward import with_stack
 
 _LABEL: Final = 10
 _NARROW, _WIDE = 80, 120
@@ -29,7 +30,7 @@ _BETWEEN: Final = 5.0
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("id", metavar="ID", help="of the message, as its put returned it, or the text of your own")
-    add("--quick", action="store_true", help="look only where the id says, not through all of the queue")
+    add("--quick", action="store_true", help="look only where the id says, and ask no worker where it is with it")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,9 +44,13 @@ def run(args: argparse.Namespace) -> int:
     search = queues[:1] if args.quick and asked is not None else queues
     with _Teller() as teller:
         found = _explain(place, search, args, [entry.name for entry in known], teller)
+    if not args.quick:
+        keys = next(each for each in queues if each.queue == found.queue)
+        found = with_stack(place.links.of(keys), keys, found)
     elsewhere = asked is not None and found.queue != asked.name
     if args.json:
-        text.print_json({"prefix": place.prefix, "asked": args.queue, **asdict(found)})
+        told = {"prefix": place.prefix, "asked": args.queue, **asdict(found), "remedy": found.remedy}
+        text.print_json({**told, "timeline": [happening._asdict() for happening in found.timeline]})
     else:
         if elsewhere:
             print(f"not in queue {text.safe(args.queue)}, but in {text.safe(found.queue)}:")
@@ -97,7 +102,10 @@ def _lines(found: Explanation) -> Iterator[str]:
     yield from _row("queue", found.queue)
     yield from _row("where", ", ".join(_where(found)))
     yield from _row("why", found.why)
+    yield from _row("again", f"{found.again}: {found.again_why}" if found.again else "")
     yield from _row("next", found.next)
+    if not found.command or found.command not in found.remedy:
+        yield from _row("do", found.remedy)
     if found.command:
         yield f"  {'run':<{_LABEL}}{found.command}"
     yield from _row("message", ", ".join(_message(found)))
@@ -105,6 +113,9 @@ def _lines(found: Explanation) -> Iterator[str]:
         yield from _row("error", found.error)
     if found.traceback and found.traceback not in (found.error, found.why):
         yield from _row("traceback", found.traceback)
+    if found.stack:
+        yield from _row("handler", f"{found.handler} is here:")
+        yield from (f"{'':<{_LABEL + 2}}{line}" for line in found.stack.splitlines())
     day = ""
     for happening in found.timeline:
         at = datetime.fromtimestamp(happening.at / 1000)
@@ -155,7 +166,7 @@ def _message(found: Explanation) -> Iterator[str]:
     yield f"{found.deliveries} deliveries" if found.deliveries != 1 else "1 delivery"
     counts = (("failed", found.failed), ("released", found.released), ("lost", found.lost))
     yield from (f"{n} {what}" for what, n in counts if n)
-    yield f"{found.size:,} bytes"
+    yield f"{found.size:,} bytes" + (f" ({found.beside:,} of them beside the list)" if found.beside else "")
     if found.trace_id:
         yield f"trace {found.trace_id}"
 

@@ -19,7 +19,8 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    wanted = [number for number in signal.Signals if number.name in ("SIGTERM", "SIGHUP")]
+    previous = {number: signal.signal(number, interrupt) for number in wanted}
     try:
         yield
     finally:

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO
 
 from reliq import defaults
 from reliq.cli import peek, text
-from reliq.core import dead
+from reliq.cli.filters import Field, cause_name, when
+from reliq.core import beside, dead, reasons
 from reliq.core import envelope as env
 from reliq.core.dead import Letter
+from reliq.core.reasons import Reason
 from reliq.errors import ConfigError
 from reliq.sync.queue import Queue
-
-_AGO: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)\Z")
-_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
-_MISSING: Final = object()
-
 
 # -- which ones ---------------------------------------------------------------------------------------------
 
@@ -53,42 +48,6 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True)
-class Field:
-    """A condition on a body: what stands at this path is this value, or has this text."""
-
-    path: tuple[str, ...]
-    text: str
-
-    @classmethod
-    def read(cls, given: str) -> Field:
-        """``user.id=17``; ConfigError if it is none."""
-        path, equals, value = given.partition("=")
-        if not equals or not all(path.split(".")):
-            raise ConfigError(f"--field {given!r} is no condition; write it as in --field user.id=17")
-        return cls(tuple(path.split(".")), value)
-
-    def holds(self, body: Any) -> bool:
-        found = body
-        for name in self.path:
-            found = _part(found, name)
-        if isinstance(found, str):
-            return found == self.text
-        try:
-            return bool(found is not _MISSING and found == json.loads(self.text))
-        except ValueError:
-            return False
-
-
-def _part(value: Any, name: str) -> Any:
-    """What a map has under a name, or a list at a place."""
-    if isinstance(value, dict):
-        return value.get(name, value.get(int(name), _MISSING) if name.isdigit() else _MISSING)
-    if isinstance(value, list) and name.isdigit() and int(name) < len(value):
-        return value[int(name)]
-    return _MISSING
-
-
-@dataclass(frozen=True)
 class Choice:
     """Which dead letters are meant. ``since``: server Unix ms. Empty sets mean any."""
 
@@ -103,24 +62,24 @@ class Choice:
         """What the options say, at this server time; ConfigError if they say nothing that can be understood."""
         return cls(
             ids=frozenset(env.named_id(id).hex() for id in getattr(args, "ids", ())),
-            causes=frozenset(map(_cause, args.cause)),
+            causes=frozenset(map(cause_name, args.cause)),
             exceptions=frozenset(args.exception),
             fields=tuple(map(Field.read, args.field)),
-            since=None if args.since is None else _since(args.since, now),
+            since=None if args.since is None else when(args.since, now),
         )
 
     def takes(self, queue: Queue, letter: Letter) -> bool:
         """Whether this letter is meant."""
         return (
             (not self.ids or letter.id in self.ids)
-            and (not self.causes or _cause(letter.cause) in self.causes)
+            and (not self.causes or cause_name(letter.cause) in self.causes)
             and (not self.exceptions or letter.exception in self.exceptions)
             and (not self.fields or self._fields_hold(queue, letter))
         )
 
     def _fields_hold(self, queue: Queue, letter: Letter) -> bool:
         found = peek.read(queue, letter.element, peek.Found("dead", letter.element))
-        return found.problem is None and all(field.holds(found.body) for field in self.fields)
+        return peek.holds(self.fields, found.whole(queue))
 
     def walk(self, queue: Queue, *, until: int | None = None) -> Iterator[list[Letter]]:
         """Those that are meant, oldest first, some at a time; only those that died ``until`` then (server ms)."""
@@ -142,23 +101,6 @@ def check_choice(args: argparse.Namespace, verb: str) -> None:
         raise ConfigError(f"dead {verb}: --all means every dead letter; leave it out, or the ids and filters")
 
 
-def _cause(given: str) -> str:
-    """A cause as it is compared: in any case, and also as the reason that explain gives."""
-    return given.upper().removeprefix("DEAD_")
-
-
-def _since(given: str, now: int) -> int:
-    if match := _AGO.match(given.strip()):
-        return now - round(float(match[1]) * _MS[match[2]])
-    try:
-        at = datetime.fromisoformat(given[:-1] + "+00:00" if given.endswith(("Z", "z")) else given)
-    except ValueError:
-        raise ConfigError(f"--since {given!r} is no time; write 90s, 15m, 2h, 3d or 2030-01-31T08:00Z") from None
-    if at.tzinfo is None:
-        raise ConfigError(f"--since {given!r} has no zone; add one, as in {given}Z or {given}+01:00")
-    return round(at.timestamp() * 1000)
-
-
 # -- together -----------------------------------------------------------------------------------------------
 
 
@@ -174,6 +116,11 @@ class Group:
     newest: int = 0
     id: str = ""
     error: str = ""
+
+    @property
+    def reason(self) -> Reason:
+        """What the cause stands for."""
+        return reasons.of_cause(self.cause)
 
     def add(self, letter: Letter) -> None:
         self.oldest = min(self.oldest, letter.at) if self.count else letter.at
@@ -195,8 +142,16 @@ def grouped(pages: Iterable[Sequence[Letter]]) -> list[Group]:
 # -- the lines of an export ---------------------------------------------------------------------------------
 
 
+def with_body(queue: Queue, letter: Letter) -> Letter:
+    """The same with its body, if that lies beside the list and is there still."""
+    ticket = letter.ticket
+    return letter if ticket is None else letter._replace(body=peek.fetched(queue, ticket))
+
+
 def line_of(queue: str, letter: Letter) -> str:
-    """One JSON document; ``member`` and ``score`` are all that an import reads, the rest is for people."""
+    """One JSON document; an import reads ``member``, ``score`` and, if its body lies beside the list, ``body``
+    (null: that is gone); the rest is for people."""
+    body = None if letter.body is None else b64encode(letter.body).decode()
     return json.dumps(
         {
             "schema": text.SCHEMA,
@@ -206,6 +161,7 @@ def line_of(queue: str, letter: Letter) -> str:
             "error": letter.error,
             "score": letter.score,
             "member": b64encode(letter.member).decode(),
+            **({} if letter.ticket is None else {"body": body}),
         },
         ensure_ascii=False,
     )
@@ -230,7 +186,7 @@ def pages_of(path: str) -> Iterator[list[Letter]]:
                     "behind it not; correct it and say the same again"
                 ) from None
             page.append(letter)
-            size += len(letter.member)
+            size += letter.weight
             if size >= defaults.SCRIPT_BYTES or len(page) >= defaults.SCRIPT_ELEMENTS:
                 yield page
                 page, size = [], 0
@@ -263,4 +219,10 @@ def _letter(line: bytes) -> Letter:
     letter = Letter.read(b64decode(entry["member"], validate=True), score)
     if letter.id != entry["id"]:
         raise ValueError(f"its id is {entry['id']!r} and that of its member {letter.id}: it was changed")
+    ticket, body = letter.ticket, entry.get("body")
+    if ticket is None or body is None:
+        return letter
+    letter = letter._replace(body=b64decode(body, validate=True))
+    if len(letter.body or b"") != beside.size_of(ticket):
+        raise ValueError(f"its body is not of {beside.size_of(ticket)} bytes: it was changed")
     return letter

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from reliq.cli import logs, text
 from reliq.cli.failure import ATTENTION, FINE
+from reliq.cli.filters import Field, cause_name, when
 from reliq.cli.place import Place
-from reliq.cli.status import BELL
 from reliq.cli.verb import Verb
+from reliq.core import beside, flows, ops
 from reliq.core import envelope as env
-from reliq.core import ops
 from reliq.core.codec import decode
-from reliq.errors import ConfigError, DecodeError
+from reliq.errors import ConfigError, DecodeError, WrongKeyType
 from reliq.sync.queue import Queue
 
 STATES: Final = ("ready", "doing", "later", "dead")
@@ -43,6 +44,8 @@ class Found:
     envelope: env.Envelope | None = None
     body: Any = None
     problem: tuple[str, str] | None = None
+    #: That of its body, which lies beside the list and is fetched by ``whole`` alone.
+    ticket: bytes | None = None
 
     @property
     def id(self) -> str | None:
@@ -58,6 +61,36 @@ class Found:
         e = self.envelope
         return 0 if e is None else e.failed + e.released + e.lost + (self.state == "doing")
 
+    @property
+    def beside(self) -> int | None:
+        """Bytes of its body, if that lies beside the list."""
+        return None if self.ticket is None else beside.size_of(self.ticket)
+
+    def whole(self, queue: Queue) -> Found:
+        """The same with its body, wherever that lies. To be let go as soon as it was shown: it may be large."""
+        if self.ticket is None or self.envelope is None:
+            return self
+        body, found = fetched(queue, self.ticket), replace(self)
+        if body is None:
+            where = beside.key_of(queue.options.keys, self.ticket)
+            found.problem = (beside.MISSING, f"there is no body at {where}; or it was acked while we looked")
+            return found
+        found.envelope = self.envelope._replace(body=body)
+        try:
+            found.body = decode(found.envelope.meta, body, queue.options.codec, queue.options.raw_codec)
+        except DecodeError as error:
+            found.problem = (error.code, str(error))
+        return found
+
+
+def fetched(queue: Queue, ticket: bytes) -> bytes | None:
+    """The encoded body that lies beside the list; None if it is gone."""
+    try:
+        body: bytes | None = queue.links.insist(beside.fetch(queue.options.keys, ticket))
+    except WrongKeyType:  # somebody has put something else there
+        return None
+    return body
+
 
 def read(queue: Queue, element: bytes, found: Found) -> Found:
     """Decode an element; what cannot be decoded is shown as what it is."""
@@ -65,7 +98,9 @@ def read(queue: Queue, element: bytes, found: Found) -> Found:
     try:
         if env.is_envelope(element):
             found.envelope = env.unpack(element)
-            found.body = decode(found.envelope.meta, found.envelope.body, options.codec, options.raw_codec)
+            found.ticket = beside.ticket_of(found.envelope.meta)
+            if found.ticket is None:
+                found.body = decode(found.envelope.meta, found.envelope.body, options.codec, options.raw_codec)
         else:
             found.body = decode({"r": True}, element, options.codec, options.raw_codec)
     except DecodeError as error:
@@ -81,7 +116,7 @@ def elements(queue: Queue, state: str) -> Iterator[Found]:
 
 def _ready(queue: Queue) -> Iterator[Found]:
     for element in _list(queue, queue.options.keys.ready):
-        if element != BELL:
+        if element != env.BELL:
             yield read(queue, element, Found("ready", element))
 
 
@@ -90,7 +125,7 @@ def _doing(queue: Queue) -> Iterator[Found]:
     for name, _ in queue.links.insist(ops.consumers(keys)):
         for part in (keys.doing(name), keys.inbox(name)):
             for element in _list(queue, part):
-                if element != BELL:
+                if element != env.BELL:
                     yield read(queue, element, Found("doing", element, consumer=name))
 
 
@@ -133,9 +168,14 @@ def _ms(score: bytes) -> int:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--state", choices=STATES, help="which messages (ready; with --id: all)")
+    add("--state", choices=(*STATES, "any"), help="which messages (ready; with --id: any; with --cause: dead)")
     add("-n", type=int, default=10, metavar="N", help="at most so many (%(default)s)")
     add("--id", help="only the message with this id")
+    add("--where", action="append", default=[], metavar="PATH=VALUE",
+        help="only bodies with this, as in user.id=17; repeated: all of them")  # fmt: skip
+    add("--since", metavar="WHEN", help="only put in the last 90s, 15m, 2h, or since 2030-01-31T08:00Z")
+    add("--until", metavar="WHEN", help="only put before that")
+    add("--cause", action="append", default=[], help="only dead letters with this cause; can be repeated")
     add("--full", action="store_true", help="whole bodies and tracebacks")
 
 
@@ -144,23 +184,110 @@ def run(args: argparse.Namespace) -> int:
     logs.set_up_plain()
     if args.n < 1:
         raise ConfigError(f"peek -n {args.n}: at least 1")
+    states = _states(args)
     queue = Place.of(args).one(args.queue)
     now = queue.links.insist(ops.server_time())
-    states = [args.state] if args.state else STATES if args.id else ["ready"]
-    most = min(args.n, _SEARCHED)
-    found = list(_search(queue, states, args.id)) if args.id else list(islice(elements(queue, states[0]), most))
+    scan = Scan(queue, Filter.of(args, now))
+    found = list(islice(scan.matches(states), None if args.id else min(args.n, sys.maxsize)))
     if args.json:
-        messages = [as_json(each, now, full=args.full) for each in found]
-        text.print_json({"queue": queue.name, "states": list(states), "messages": messages})
+        messages = [as_json(each.whole(queue), now, full=args.full) for each in found]
+        text.print_json({"queue": queue.name, "states": list(states), "messages": messages,
+                         "looked": [each._asdict() for each in scan.looks]})  # fmt: skip
     else:
         _print(queue, states, found, now, args)
+        if scan.filter.is_set:
+            print("; ".join(map(str, scan.looks)))
     return ATTENTION if args.id and not found else FINE
 
 
-def _search(queue: Queue, states: Iterable[str], id: str) -> Iterator[Found]:
-    wanted = env.named_id(id).hex()
-    for state in states:
-        yield from (each for each in elements(queue, state) if each.id == wanted)
+def _states(args: argparse.Namespace) -> Sequence[str]:
+    if args.cause and args.state not in (None, "dead"):
+        raise ConfigError(f"peek --cause --state {args.state}: only dead letters have a cause; leave --state out")
+    if args.cause:
+        return ["dead"]
+    if args.state == "any" or (args.id and not args.state):
+        return STATES
+    return [args.state or "ready"]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which messages are meant. ``since``, ``until``: of the put, Unix ms; empty ones mean any. What is in a body
+    is asked last: it may have to be fetched."""
+
+    id: str = ""
+    fields: tuple[Field, ...] = ()
+    since: int | None = None
+    until: int | None = None
+    causes: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, now: int) -> Filter:
+        """What the options say, at this server time; ConfigError if that cannot be understood."""
+        return cls(
+            id=env.named_id(args.id).hex() if args.id else "",
+            fields=tuple(Field.read(given, "--where") for given in args.where),
+            since=None if args.since is None else when(args.since, now),
+            until=None if args.until is None else when(args.until, now, "--until"),
+            causes=frozenset(cause_name(cause) for cause in args.cause),
+        )
+
+    @property
+    def is_set(self) -> bool:
+        """Whether messages are left out by more than their state and id."""
+        return bool(self.fields or self.causes) or self.since is not None or self.until is not None
+
+    def takes(self, found: Found, queue: Queue) -> bool:
+        """Whether this message is meant. One that cannot be read has no field, and one whose id does not tell was
+        put at no time."""
+        if self.id and found.id != self.id:
+            return False
+        if self.causes and cause_name(str(found.note.get("cause"))) not in self.causes:
+            return False
+        if self.since is not None or self.until is not None:
+            put = env.put_ms(found.envelope) if found.envelope is not None else None
+            if put is None or put < (self.since or 0) or (self.until is not None and put >= self.until):
+                return False
+        return not self.fields or holds(self.fields, found.whole(queue))
+
+
+def holds(fields: Iterable[Field], found: Found) -> bool:
+    """Whether a body has all these fields."""
+    return found.problem is None and all(field.holds(found.body) for field in fields)
+
+
+class Looked(NamedTuple):
+    """How far a state was looked through. ``of``: so many were there at the start; ``whole``: to the end."""
+
+    state: str
+    looked: int
+    of: int
+    whole: bool
+
+    def __str__(self) -> str:
+        end = "" if self.whole else ", and not further"
+        return f"{self.looked:,} of {self.of:,} {self.state} looked at{end}"
+
+
+class Scan:
+    """A search through states, each at most 100,000 messages far, that remembers how far it came."""
+
+    def __init__(self, queue: Queue, filter: Filter) -> None:
+        self.queue, self.filter = queue, filter
+        self.looks: list[Looked] = []
+
+    def matches(self, states: Iterable[str]) -> Iterator[Found]:
+        """What is meant, in the order of ``elements``."""
+        sizes = self.queue.links.flow(flows.sizes_g(self.queue.options.keys))._asdict()
+        for state in states:
+            looked = 0
+            self.looks.append(Looked(state, 0, sizes[state], whole=False))
+            for found in islice(elements(self.queue, state), _SEARCHED):
+                looked += 1
+                self.looks[-1] = self.looks[-1]._replace(looked=looked)
+                if self.filter.takes(found, self.queue):
+                    yield found
+            self.looks[-1] = self.looks[-1]._replace(whole=looked < _SEARCHED)
 
 
 # -- for programs -------------------------------------------------------------------------------------------
@@ -174,7 +301,8 @@ def as_json(found: Found, now: int, *, full: bool) -> dict[str, Any]:
         "state": found.state,
         "id": found.id,
         "raw": e is None or bool(e.meta.get("r")),
-        "bytes": len(found.element),
+        "bytes": len(found.element) + (found.beside or 0),
+        "beside": found.beside,
         "body": _plain_body(found) if whole else None,
         "preview": text.short(shown, PREVIEW),
         "truncated": not whole,
@@ -228,7 +356,9 @@ def _plain(value: Any) -> Any:
 
 
 def body_text(found: Found) -> str:
-    """One line for a body; the bytes themselves if they cannot be read."""
+    """One line for a body; the bytes if they cannot be read, and where they should be if they are gone."""
+    if found.problem is not None and found.problem[0] == beside.MISSING:
+        return f"({found.problem[1]})"
     if found.problem is not None:
         return repr(found.envelope.body if found.envelope else found.element)
     if isinstance(found.body, bytes):
@@ -247,8 +377,9 @@ def _print(queue: Queue, states: Iterable[str], found: list[Found], now: int, ar
             "came here, or it moved while we looked"
         )
     elif not found:
-        print(f"queue {name}: nothing in {', '.join(states)}")
-    for each in found:
+        print(f"queue {name}: nothing {'of that ' if Filter.of(args, now).is_set else ''}in {', '.join(states)}")
+    for light in found:
+        each = light.whole(queue)
         print(text.safe(headline(each, now)))
         shown = body_text(each)
         print(f"  {text.safe(shown if args.full else text.short(shown, PREVIEW))}")
@@ -284,6 +415,8 @@ def _details(found: Found, *, full: bool) -> Iterator[str]:
         yield from (f"| {line}" for line in (lines if full else lines[-_LINES:]))
     elif found.envelope is not None and (last := found.envelope.meta.get("e")):
         yield f"last error: {last}"
+    if found.beside is not None:
+        yield f"body of {found.beside:,} bytes, beside the list"
     if found.problem is not None and not (found.state == "dead" and found.problem[1] == found.note.get("error")):
         yield f"{found.problem[0]}: {found.problem[1]}"
 

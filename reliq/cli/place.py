@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import Any, Final
 
-from reliq import defaults, embedded
+from reliq import embedded
 from reliq.cli import text
 from reliq.core import ops
 from reliq.core.codec import CODECS, Codec
@@ -15,6 +14,7 @@ from reliq.core.command import Command
 from reliq.core.keys import Keys, check_name
 from reliq.core.ops import Known
 from reliq.errors import ConfigError
+from reliq.settings import Settings
 from reliq.sync.connection import Links
 from reliq.sync.queue import Queue
 
@@ -36,13 +36,24 @@ class ForeignCodec:
         raise ValueError(f"the command line does not know codec {self.name!r}")
 
 
+#: The connections of all places, until ``close``.
+_IN_USE: Final[list[Links]] = []
+
+
+def close() -> None:
+    """Close the connections of all places: a command is over, however it has ended."""
+    while _IN_USE:
+        _IN_USE.pop().close()
+
+
 class Place:
     """One Redis and one prefix. All queues share the connections."""
 
     def __init__(self, url: str | None, prefix: str | None) -> None:
-        self.url = url
-        self.prefix = check_name("prefix", prefix or os.environ.get("RELIQ_PREFIX") or "reliq")
-        self.links = Links(lambda: embedded.url_or_embedded(url), timeout=defaults.TIMEOUT)
+        self.settings = settings = Settings.chosen(url, None)
+        self.prefix = check_name("prefix", prefix or settings.prefix or "reliq")
+        self.links = Links(lambda: embedded.here_or_embedded(settings))
+        _IN_USE.append(self.links)
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Place:
@@ -87,11 +98,11 @@ class Place:
         codec: str | Codec | None = entry.codec if isinstance(entry.codec, str) else None
         if isinstance(codec, str) and codec not in CODECS:
             codec = ForeignCodec(codec)
-        settings: dict[str, Any] = {"lease": entry.lease, "max_losses": entry.max_losses}
+        how: dict[str, Any] = {"settings": self.settings, "key": key, "codec": codec, "prefix": self.prefix}
         try:
-            queue = Queue(entry.name, self.url, key=key, codec=codec, prefix=self.prefix, **settings)
+            queue = Queue(entry.name, lease=entry.lease, max_losses=entry.max_losses, **how)
         except ConfigError:  # an index that somebody else has written into
-            queue = Queue(entry.name, self.url, key=key, codec=codec, prefix=self.prefix)
+            queue = Queue(entry.name, **how)
         queue.links = self.links.of(queue.options.keys)
         return queue
 

@@ -12,6 +12,7 @@ from typing import Final
 
 import reliq
 from reliq.cli import (
+    check,
     dead,
     demo,
     doctor,
@@ -19,13 +20,22 @@ from reliq.cli import (
     explain,
     failure,
     fsck,
+    gate,
+    metrics,
     peek,
+    place,
+    purge,
     put,
     reap,
+    schedule,
     status,
+    tail,
     text,
+    top,
     verify,
+    waiting,
     worker,
+    workers,
 )
 from reliq.cli.failure import FINE, USAGE
 from reliq.cli.verb import Verb, Verbs
@@ -37,10 +47,23 @@ VERBS: Final[dict[str, Verb | Verbs]] = {
         demo.VERB,
         worker.VERB,
         put.VERB,
+        waiting.CANCEL,
+        waiting.RESCHEDULE,
+        gate.PAUSE,
+        gate.DRAIN,
+        gate.RESUME,
+        gate.LIMIT,
+        purge.VERB,
         status.VERB,
+        check.VERB,
+        metrics.VERB,
+        workers.VERB,
+        tail.VERB,
+        top.VERB,
         explain.VERB,
         peek.VERB,
         reap.VERB,
+        schedule.VERB,
         dead.VERB,
         fsck.VERB,
         doctor.VERB,
@@ -66,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads our output has seen enough; that is no failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINE
+    finally:
+        place.close()
     return done
 
 
@@ -95,7 +120,7 @@ def _find(word: str) -> Verb | Verbs:
 
 
 def _help() -> str:
-    lines = [f"  {v.name:<8}{v.summary}" for v in VERBS.values()]
+    lines = [f"  {v.name:<11}{v.summary}" for v in VERBS.values()]
     return "\n".join(
         [
             "usage: reliq COMMAND [options]",

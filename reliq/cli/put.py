@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, BinaryIO, Final
 
 from reliq import model
-from reliq.cli import failure, logs, text
+from reliq.cli import failure, filters, logs, text
 from reliq.cli.failure import FINE
 from reliq.cli.place import Place, again
 from reliq.cli.verb import Verb
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--text", action="store_true", help="BODY is a text, not JSON")
     how.add_argument("--raw", action="store_true", help="BODY is bytes, handed over as they are")
     add("--lines", action="store_true", help="one message per line of stdin")
-    add("--delay", type=float, metavar="SECONDS", help="ready after so long")
+    add("--delay", type=filters.seconds, metavar="SECONDS", help="ready after so long; or 15m, 2h")
     add("--at", metavar="TIME", help="ready at this time: 2030-01-31T08:00:00+01:00")
     add("--id", help="an id of your own: the same within an hour adds no second copy")
 
@@ -39,13 +39,13 @@ def run(args: argparse.Namespace) -> int:
     """Put one body, or one per line, and print the ids."""
     logs.set_up_plain()
     _check(args)
-    at = _time(args.at)
+    at = filters.moment(args.at)
     model.due(args.delay, at)
     queue, known = Place.of(args).for_put(args.queue)
     names = [entry.name for entry in known]
     if queue.name not in names and (near := text.near(queue.name, names)):
         failure.say(f"queue {queue.name!r} is new{near}")
-    reader = _Reader(args, queue)
+    reader = Reader(args, queue)
     if args.lines:
         return _put_lines(args, queue, reader, at)
     data = sys.stdin.buffer.read() if args.body == "-" else args.body.encode(errors="surrogateescape")
@@ -70,19 +70,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("""put needs a BODY, as in: reliq put --queue emails '{"to": "ada"}'; - reads stdin""")
 
 
-def _time(given: str | None) -> datetime | None:
-    if given is None:
-        return None
-    try:
-        at = datetime.fromisoformat(given[:-1] + "+00:00" if given.endswith(("Z", "z")) else given)
-    except ValueError:
-        raise ConfigError(f"--at {given!r} is no ISO 8601 time; write 2030-01-31T08:00:00+01:00") from None
-    if at.tzinfo is None:
-        raise ConfigError(f"--at {given!r} has no zone; add one, as in {given}Z or {given}+01:00")
-    return at
-
-
-class _Reader:
+class Reader:
     """Makes bodies of what was typed or read, by the options and the queue's codec."""
 
     def __init__(self, args: argparse.Namespace, queue: Queue) -> None:
@@ -121,7 +109,7 @@ class _Reader:
             ) from None
 
 
-def _put_lines(args: argparse.Namespace, queue: Queue, reader: _Reader, at: datetime | None) -> int:
+def _put_lines(args: argparse.Namespace, queue: Queue, reader: Reader, at: datetime | None) -> int:
     """Lines that arrive together are put together; ids are printed as they are accepted."""
     ids: list[str] = []
     first = 1

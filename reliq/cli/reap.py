@@ -14,8 +14,8 @@ from reliq.cli import logs, text
 from reliq.cli.failure import ATTENTION, FINE
 from reliq.cli.place import Place, again
 from reliq.cli.verb import Verb
-from reliq.core import flows
-from reliq.core.flows import ReapReport
+from reliq.core import reaping
+from reliq.core.reaping import ReapReport
 from reliq.errors import AccessDenied, OutcomeUnknown, ReliqError, Unavailable
 from reliq.sync.queue import Queue
 from reliq.sync.reaper import Reaper
@@ -96,7 +96,7 @@ def _search(passes: list[Pass]) -> None:
 def _search_on(each: Pass, cursor: int) -> int:
     options, links = each.queue.options, each.queue.links
     report, cursor = links.flow(
-        flows.adopt_strays_g(
+        reaping.adopt_strays_g(
             options.keys,
             cursor,
             _SCAN_STEPS,

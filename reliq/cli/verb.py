@@ -16,7 +16,13 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, by the same way as everything else."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. See {self.prog} --help")
+        raise ConfigError(f"{message}{self._near(message)}. See {self.prog} --help")
+
+    def _near(self, message: str) -> str:
+        """What an option that there is not may have been meant to be."""
+        unknown = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        return text.near(unknown[0], known) if message.startswith("unrecognized") and unknown else ""
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,8 @@ class Verb:
         common = parser.add_argument_group("options of every command")
         common.add_argument(
             "--url",
-            help="redis://, rediss://, redis+sentinel:// or unix:// (default: $RELIQ_URL, else a private "
-            "embedded Redis)",
+            help="redis://, rediss://, redis+sentinel:// or unix:// (default: $RELIQ_URL, or $RELIQ_HOST and the "
+            "like, else a private embedded Redis); its password can be in $RELIQ_PASSWORD or $RELIQ_PASSWORD_FILE",
         )
         if self.many_queues:
             common.add_argument(
@@ -66,15 +72,21 @@ class Verb:
 
 @dataclass(frozen=True)
 class Verbs:
-    """Commands of two words that share the first one, as in ``reliq dead ls``."""
+    """Commands of two words that share the first one, as in ``reliq dead ls``. ``alone``: what the first one does
+    without a second."""
 
     name: str
     summary: str
     verbs: tuple[Verb, ...]
+    alone: Verb | None = None
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Find the command by its second word and read the options behind it."""
         by_name = {verb.name.removeprefix(f"{self.name} "): verb for verb in self.verbs}
+        if self.alone is not None and (not words or words[0].startswith("-")):
+            args = self.alone.parse(words)
+            args.verb = self.alone
+            return args
         if words and words[0] in ("-h", "--help", "help"):
             print(self._help(by_name))
             raise SystemExit(0)

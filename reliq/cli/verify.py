@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import textwrap
 import time
 from collections import Counter
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     site = Site(embedded.url_or_embedded(args.url), prefix=place.prefix, seconds=args.seconds, lease=lease)
     screen, started = Screen(quiet=args.json), time.monotonic()
     with interruptible():
-        findings = _visit(site, checks, screen, private=not (args.url or os.environ.get("RELIQ_URL")))
+        findings = _visit(site, checks, screen, private=place.settings.url is None)
     if not args.only:
         findings += screen.show_each(UNTRIED)
     seconds = round(time.monotonic() - started, 3)

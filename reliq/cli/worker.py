@@ -21,7 +21,9 @@ from reliq.cli import logs, text
 from reliq.cli.failure import FINE
 from reliq.cli.verb import Verb
 from reliq.errors import ConfigError
-from reliq.sync.worker import Worker
+from reliq.logging import log
+from reliq.settings import Settings
+from reliq.sync.worker import Worker, can_fork
 
 AnyHandler = Handler[..., Any]
 
@@ -37,26 +39,65 @@ def configure(parser: argparse.ArgumentParser) -> None:
     to_finish = "for handlers to finish on SIGTERM (%(default)s)"
     add("--grace", type=float, default=defaults.GRACE, metavar="SECONDS", help=to_finish)
     add("--name", default="", help="shown by reliq status beside the pid")
+    add("--health", metavar="HOST:PORT", help="listen there for probes: /healthz, /readyz, /metrics")
+    add(
+        "--weight",
+        action="append",
+        default=[],
+        metavar="QUEUE=N",
+        help="so much of the work, where several have some (1)",
+    )
+    add("--strict", action="store_true", help="a queue only while none has work whose handler stands before it")
     add("--until-empty", action="store_true", help="end when nothing is ready; what waits for its time stays")
     add("--log-level", choices=logs.LEVELS, default="info", help="(%(default)s)")
+    add("--log-format", choices=tuple(logs.FORMATS), help="of the lines on stderr (text; with --json: json)")
+    add("--log-bodies", action="store_true", help="also the body of a message whose handler fails")
 
 
 def run(args: argparse.Namespace) -> int:
     """Until SIGTERM or SIGINT (or empty). Raises at once if a queue cannot be reached."""
-    logs.set_up(args.log_level, as_json=args.json)
+    form = args.log_format or ("json" if args.json else "text")
+    logs.set_up(args.log_level, form, with_bodies=args.log_bodies)
+    if args.url and Settings.parse(args.url).address().has_password:
+        log.warning(
+            "the password of --url can be read by all who may list processes on this host: set RELIQ_URL instead, "
+            "or RELIQ_PASSWORD_FILE beside a --url without it"
+        )
     make_importable(args)
+    make_spans()
     before = set(threading.enumerate())
     handlers = only(find_all(args.handlers), args.queue)
     _check_threads(set(threading.enumerate()) - before, args.handlers)
-    Worker(
+    worker = Worker(
         *handlers,
         concurrency=args.concurrency,
         processes=args.processes,
         grace=args.grace,
         name=args.name,
         until_empty=args.until_empty,
-    ).supervise()
+        health=args.health,
+        weights=weights(args.weight),
+        strict=args.strict,
+    )
+    if can_fork() or args.processes > 1:
+        worker.supervise()
+    else:
+        log.warning("this system cannot fork: nobody replaces this worker if a handler hangs or kills it")
+        worker.run()
     return FINE
+
+
+def weights(said: Sequence[str]) -> dict[str, int] | None:
+    """What each ``--weight QUEUE=N`` gives a queue; None if there is none."""
+    found: dict[str, int] = {}
+    for each in said:
+        queue, _, number = each.rpartition("=")
+        if not queue or not number.isdecimal():
+            raise ConfigError(f"--weight {each}: a queue and a whole number, as in --weight emails=6")
+        if queue in found:
+            raise ConfigError(f"--weight {each}: queue {queue!r} has got {found[queue]} before; leave one out")
+        found[queue] = int(number)
+    return found or None
 
 
 def make_importable(args: argparse.Namespace) -> None:
@@ -67,6 +108,17 @@ def make_importable(args: argparse.Namespace) -> None:
             os.environ[variable] = value
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+
+
+def make_spans() -> None:
+    """For OpenTelemetry, if the environment asks for them."""
+    if os.environ.get("RELIQ_OTEL", "0") in ("", "0"):
+        return
+    try:
+        from reliq.telemetry import otel
+    except ImportError as error:
+        raise ConfigError("RELIQ_OTEL needs opentelemetry-api, see: pip install 'reliq[otel]'") from error
+    otel.instrument()
 
 
 def find_all(specs: Sequence[str]) -> list[AnyHandler]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from reliq.core.scripts import Script
-from reliq.core.shape import fits
 from reliq.errors import OutcomeUnknown, ReliqError
 
 Arg = bytes | str | int | float
@@ -20,7 +19,7 @@ class Command(NamedTuple):
     or because the server recognises the repeat; only such a command is ever sent again by itself.
     ``after``: what is sent behind it in the same pipeline, such as WAIT; ``parse`` then gets the list of all
     replies, errors among them. ``needs``: the oldest server that knows all of it. ``packed``: its words as they go
-    over the wire, if they have been packed already.
+    over the wire, if they have been packed already; in pieces, if one of them is large.
     """
 
     verb: str | Script
@@ -31,7 +30,7 @@ class Command(NamedTuple):
     queue: str = ""
     after: tuple[tuple[Arg, ...], ...] = ()
     needs: tuple[int, int] = (0, 0)
-    packed: bytes = b""
+    packed: bytes | tuple[bytes, ...] = b""
 
     @property
     def routing_key(self) -> str:
@@ -61,7 +60,7 @@ class Command(NamedTuple):
     def read(self, reply: Any) -> Any:
         """The reply as the caller wants it. OutcomeUnknown if this is no reply that the command can have."""
         try:
-            if isinstance(self.verb, Script) and not fits(reply[0] if self.after else reply, self.verb.shape):
+            if isinstance(self.verb, Script) and not self.verb.fits(reply[0] if self.after else reply):
                 raise self._nonsense(reply)
             return reply if self.parse is None else self.parse(reply)
         except ReliqError:
@@ -81,6 +80,13 @@ def bulk(word: Arg) -> bytes:
     """A word as it goes over the wire."""
     data = word if isinstance(word, bytes) else str(word).encode()
     return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def in_pieces(words: Sequence[Arg], large: bytes) -> tuple[bytes, ...]:
+    """The same of all words, one of which is large: that one is not copied."""
+    at = next(i for i, word in enumerate(words) if word is large)
+    head = b"*%d\r\n%b$%d\r\n" % (len(words), b"".join(map(bulk, words[:at])), len(large))
+    return head, large, b"\r\n" + b"".join(map(bulk, words[at + 1 :]))
 
 
 #: A flow of several steps: yields a command, or a list of them for one pipeline, is sent the parsed

@@ -20,104 +20,30 @@ The shells own sockets, clocks and threads; they serialise calls (one trip at a 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator
 from operator import eq
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from reliq import defaults
 from reliq.core import envelope as env
-from reliq.core import scripts
+from reliq.core import expiry, scripts, trace
 from reliq.core.codec import CODECS, Codec, decode
 from reliq.core.command import Arg, Command
 from reliq.core.envelope import Envelope
 from reliq.core.keys import Keys
 from reliq.core.memory import Memory, Remembered
+from reliq.core.message import ACK, BURY, Message, Settle, Traced
+from reliq.core.preparing import Preparing
 from reliq.errors import DecodeError
 
-ACK, RETRY, RELEASE, BURY = "ack", "retry", "release", "bury"
-
-
-class Message:
-    """A claimed message: the bytes that stand in Redis and the decoded body; the rest is read when asked for.
-
-    ``state``: the consumer that claimed it. ``lost`` turns True when the lease is gone, ``minded`` when somebody
-    has it in hand, who will settle it, or when it is being settled.
-    """
-
-    __slots__ = ("_envelope", "body", "element", "lost", "minded", "state")
-
-    def __init__(self, element: bytes, body: Any, state: ConsumerState, envelope: Envelope | None = None) -> None:
-        self.element = element
-        self.body = body
-        self.state = state
-        self.lost = False
-        self.minded = False
-        self._envelope = envelope
-
-    @property
-    def envelope(self) -> Envelope:
-        """The element, decoded."""
-        if self._envelope is None:
-            self._envelope = env.unpack(self.element, verified=True)
-        return self._envelope
-
-    @property
-    def suspect(self) -> bool:
-        """Whether a consumer has died with this message."""
-        return self.element[env.LOST_AT] > 0
-
-    @property
-    def id(self) -> str:
-        """Its id, 32 hex digits."""
-        return self.envelope.id.hex()
-
-    @property
-    def queue(self) -> str:
-        """The name of its queue."""
-        return self.state.keys.queue
-
-    @property
-    def consumer(self) -> str:
-        """The name under which it was claimed, or under which that consumer goes on."""
-        return self.state.name
-
-    @property
-    def attempt(self) -> int:
-        """Which attempt this is, from 1."""
-        return self.envelope.attempt
-
-    @property
-    def trace_id(self) -> str:
-        """32 hex digits: the trace id at the put, or the message's own id if there was none."""
-        carried = self.envelope.meta.get("t")
-        return carried if isinstance(carried, str) else self.id
-
-
-class Settle:
-    """One thing to tell Redis about a message, and, after the trip, whether it was accepted."""
-
-    __slots__ = ("accepted", "back", "detail", "message", "on_settled", "verb")
-
-    def __init__(
-        self,
-        verb: str,
-        message: Message,
-        back: bytes = b"",
-        detail: Arg = "",
-        on_settled: Callable[[Settle], None] | None = None,
-    ) -> None:
-        self.verb = verb
-        self.message = message
-        message.minded = True
-        self.back = back
-        self.detail = detail
-        self.accepted: bool | None = None
-        self.on_settled = on_settled
+#: The duty that a trip gives which is no sweep: fire the ticks that are due.
+FIRE: Final = 3
 
 
 class Answer(NamedTuple):
-    """What one trip brought. ``asked``: for how many messages it did; ``more``: whether more are ready."""
+    """What one trip brought. ``asked``: for how many messages it did; ``brought``: how many elements came, those
+    that are left to ``take_in`` included; ``more``: whether more are ready; ``order``: what somebody wants of this
+    consumer (see orders), or nothing; ``called_off``: which messages in hand somebody has cancelled since."""
 
     status: str
     messages: list[Message]
@@ -129,34 +55,47 @@ class Answer(NamedTuple):
     server_ms: int
     asked: int = 0
     more: bool = False
+    order: bytes = b""
+    brought: int = 0
+    called_off: tuple[Message, ...] = ()
 
 
-class ConsumerState:
+class ConsumerState(Preparing):
     """See the rules above. All times are seconds of the caller's clock; ``lease`` is seconds."""
 
     def __init__(
         self, keys: Keys, name: str, *, lease: float, codec: Codec, raw_codec: Codec, who: str = ""
     ) -> None:
-        self.keys = keys
-        self.name = name
+        super().__init__(keys, name, codec, raw_codec)
         self.lease = lease
         self.who = who
         self.server = ""
         self.held: dict[bytes, Message] = {}
-        #: What the next trip settles. A bare message is acked, and nobody waits to hear of it.
-        self.finished: deque[Settle | Message] = deque()
         self.suspects_wait = False
+        #: For so many seconds nothing can be claimed here, though messages are ready: the queue is paused, or a
+        #: limit of all workers is reached.
+        self.shut = 0.0
+        self.paused = False
         #: A hand-over may start until then: a third of the lease is certainly left.
         self.fresh_until = float("-inf")
         #: Whatever the shell wants to find from a message.
         self.owner: Any = None
-        self._codec, self._raw_codec = codec, raw_codec
+        #: Steps of traced messages that the next trip writes down.
+        self.steps: deque[trace.Step] = deque()
+        #: Those that are held.
+        self.traced: dict[bytes, Traced] = {}
+        #: Messages in hand that somebody has cancelled: however they are settled, they end by it.
+        self.called_off: set[Message] = set()
+        #: Messages of an answer that could not be handed on; the next one brings them.
+        self.left_over: list[Message] = []
         self._decode_plain = (codec if codec.name == "msgpack" else CODECS["msgpack"]).decode
         self._trip, self._epoch = 0, b""
         self._outstanding: Command | None = None
         self._acked: list[Message] = []
         self._sent: list[Settle] = []
         self._twins: dict[bytes, list[Message]] = {}
+        self._incoming: list[bytes] = []
+        self._incoming_at = 0.0
         self._announce = True
         self._confirmed_at: float | None = None
         self._suspects_since: float | None = None
@@ -166,8 +105,8 @@ class ConsumerState:
         self._suspect_at = 0.0
         self._held_back = False
         self._memory = Memory()
+        self._server_ms = 0
         self._ghosts: dict[bytes, Remembered] = {}
-        self._notes = count(1)
 
     # -- the trip ---------------------------------------------------------------------------------------
 
@@ -210,6 +149,8 @@ class ConsumerState:
         if finished and finished[0] in [*acked[-1:], *settles[-1:]]:
             finished.popleft()
         room, budget = defaults.SCRIPT_ELEMENTS - len(acked) - len(settles), defaults.SCRIPT_BYTES
+        if self.traced:
+            room -= trace.WEIGHT * min(len(self.traced), trace.MOST)
         while finished and room > 0:
             first = finished[0]
             if isinstance(first, Message):
@@ -239,8 +180,8 @@ class ConsumerState:
             self._trip + 1,
             round(self.lease * 1000),
             # Another connection may reach a server that was rolled back: then the whole list is asked for.
-            b"" if self._announce else self._epoch,
-            len(self.held) + (sum(map(len, self._twins.values())) if self._twins else 0),
+            b"" if self._announce or self.bodies.missing else self._epoch,
+            self.in_hand + (sum(map(len, self._twins.values())) if self._twins else 0),
             min(want, defaults.SCRIPT_ELEMENTS),
             self._mode,
             100,
@@ -250,24 +191,60 @@ class ConsumerState:
             -len(acks) if all(map(eq, acks, self.held)) else len(acks),
             *acks,
         ]
+        settles = len(args)
+        if self.steps or self.traced:
+            args += self._words_of_steps(acks)
+        traced = len(args) > settles
         for settle in self._sent[len(acks) - len(self._acked) :]:
             args += (settle.verb, settle.message.element, settle.back, settle.detail)
+        bodies: list[str] = []
+        uniques: tuple[str, ...] = ()
+        if self.uniques:
+            ended = [*acks, *(settle.message.element for settle in self._sent if settle.verb != ACK)]
+            for id, key in self.uniques.frees(filter(self._last_of(ended), ended)):
+                args += ("free", id, key, self.keys.uniques)
+                uniques = (self.keys.uniques,)
+        if self.bodies:
+            # Another copy that is in hand needs the body still.
+            off = [s.message.element for s in self._sent if s.verb != ACK and s.message in self.called_off]
+            for id, key in self.bodies.drops(element for element in [*acks, *off] if element not in self._twins):
+                args += ("drop", id, key, "")
+                bodies.append(key)
         k, name = self.keys, self.name
         keys = (
             *(k.ready, k.inbox(name), k.doing(name), k.consumers, k.session(name)),
             *(k.later, k.dead, k.events, k.stats),
+            *((k.traces,) if traced or bodies or uniques else ()),
+            *bodies,
+            *uniques,
         )
         return Command(scripts.trip, keys, tuple(args), idempotent=True, queue=k.queue)
 
-    def answered(self, reply: list[Any], sent_at: float) -> Answer:
+    def _last_of(self, ended: list[bytes]) -> Callable[[bytes], bool]:
+        """Whether no equal message stays in hand when all of these have gone."""
+        return lambda element: ended.count(element) > len(self._twins.get(element, ()))
+
+    def _words_of_steps(self, acks: Iterable[bytes]) -> Iterator[Arg]:
+        """What this trip writes down of traced messages: what has happened, and what it acks."""
+        for _ in range(min(len(self.steps), 2 * trace.MOST)):
+            step = self.steps.popleft()
+            yield from ("trace", step.id, step.event, step.words)
+        for message in filter(None, map(self.traced.get, acks)):
+            yield from ("trace", message.id, trace.ACK, message.took_ms)
+
+    def answered(self, reply: list[Any], sent_at: float, *, look: bool = True) -> Answer:
         """Digest the answer; ``sent_at`` is when the answered copy was sent, by the caller's clock. If that is
-        interrupted (KeyboardInterrupt), the trip is unanswered still, and is sent and digested again."""
+        interrupted (KeyboardInterrupt), the trip is unanswered still, and is sent and digested again.
+
+        ``look=False``: what was claimed may be left to ``take_in``: so the next trip can be under way by then.
+        """
         status = reply[0].decode()
         assert self._outstanding is not None
         number, asked = self._outstanding.args[1], self._outstanding.args[5]
         announced = self._outstanding.args[9] == self.server
         assert isinstance(number, int)
         assert isinstance(asked, int)
+        self._server_ms = int(reply[1])
         self._trip = number  # not when it was made: an interrupted one leaves no gap
         if status in ("dead", "stale"):
             return self._disowned(status, int(reply[1]))
@@ -275,50 +252,84 @@ class ConsumerState:
         if int(reply[11]) < self._trip - 1:
             self._forgotten()
         self._epoch = reply[2]
-        settled = self._settled(set(reply[3]))
+        left = self.take_in()  # by somebody who was interrupted: before the list is compared with what is held
+        settled = self._settled(set(reply[3])) if self._acked or self._sent else []
         freed = self._untwin(sent_at) if self._twins else []  # before more like them come, or they are lost
         lost, fresh = self._reconcile(reply[9]) if reply[4] else ([], reply[9])
+        if self.bodies.missing and reply[4]:
+            self._bury_missing()
         self._confirmed(sent_at)  # only now: what is lost is marked, and handlers look at both
-        messages = [m for m in freed if not m.lost] + self._take_in(fresh, sent_at, verified=not reply[4])
-        self._note_suspects(bool(reply[5]), int(reply[6]), sent_at)
+        messages = [m for m in (*left, *freed) if not m.lost]
+        # A suspect, which changes what may be asked for next, is claimed alone.
+        if look or reply[4] or self._twins or len(fresh) < 2:
+            messages += self._take_in(fresh, sent_at, verified=not reply[4])
+        else:
+            self._incoming, self._incoming_at = fresh, sent_at
+        self._note_suspects(reply[5], int(reply[6]), sent_at)
+        if status == "ok":
+            self._note_gate(reply[5])
         self._acked, self._sent, self._outstanding = [], [], None
         due = int(reply[7])
+        called_off = self._call_off(reply[13]) if len(reply) > 13 else ()
         return Answer(
             status, messages, lost, settled, None if due < 0 else due / 1000, int(reply[8]), bool(reply[4]),
-            int(reply[1]), asked, bool(reply[10]),
+            int(reply[1]), asked, bool(reply[10]), reply[12] if len(reply) > 12 else b"", len(fresh), called_off,
         )  # fmt: skip
+
+    def _call_off(self, ids: bytes) -> tuple[Message, ...]:
+        """Those of these that are held, and were not known to be cancelled."""
+        told = set(ids.split(b" "))
+        found = [m for e, m in self.held.items() if e[env.CHECKED_FROM : env.META_FROM].hex().encode() in told]
+        fresh = tuple(message for message in found if message not in self.called_off)
+        self.called_off.update(fresh)
+        for message in fresh:
+            if not message.minded and (message in self.uniques.unbegun or message in self.bodies.unfetched):
+                self.finished.append(self.release(message))  # nobody waits for it any more
+        return fresh
 
     def _confirmed(self, sent_at: float) -> None:
         self._confirmed_at, self.fresh_until = sent_at, sent_at + self.lease * 2 / 3
 
     def _settled(self, late: set[int]) -> list[Settle]:
         """The settles of the answered trip, and of its bare acks those that came too late."""
-        held, acked = self.held, self._acked
-        elements = [message.element for message in acked]
-        for message, element in zip(acked, elements, strict=True):
-            if held.get(element) is message:
-                del held[element]
-        if self._suspects:
-            self._suspects.difference_update(elements)
+        self._let_go()
+        elements = [message.element for message in self._acked]
         settled = []
         if late:
-            settled = [Settle(ACK, acked[i]) for i in sorted(late) if i < len(acked)]
+            settled = [Settle(ACK, self._acked[i]) for i in sorted(late) if i < len(elements)]
             for refused in settled:
                 refused.accepted, refused.message.lost = False, True
             elements = [element for i, element in enumerate(elements) if i not in late]
         self._memory.acked(elements)
-        for index, settle in enumerate(self._sent, len(acked)):
-            element = settle.message.element
+        for index, settle in enumerate(self._sent, len(self._acked)):
             settle.accepted = index not in late
-            if held.get(element) is settle.message:
-                del held[element]
-                self._suspects.discard(element)
             if settle.accepted:
-                self._memory.settled(element, (settle.verb, settle.back, settle.detail))
+                self._memory.settled(settle.message.element, (settle.verb, settle.back, settle.detail))
             else:
                 settle.message.lost = True
             settled.append(settle)
         return settled
+
+    def _let_go(self) -> None:
+        """What the answered trip has settled is not held any more, accepted or not."""
+        held, messages = self.held, self._acked
+        if self._sent:
+            messages = [*messages, *(settle.message for settle in self._sent)]
+        for message in messages:
+            if held.get(message.element) is message:
+                del held[message.element]
+        if self._suspects:
+            self._suspects.difference_update([message.element for message in messages])
+        if self.traced or self.bodies or self.uniques or self.called_off:
+            for message in messages:
+                self._forget(message)
+
+    def _forget(self, message: Message) -> None:
+        """What only some messages have."""
+        self.traced.pop(message.element, None)
+        self.bodies.forget(message)
+        self.uniques.forget(message)
+        self.called_off.discard(message)
 
     def _reconcile(self, listed: Iterable[bytes]) -> tuple[list[Message], list[bytes]]:
         """Compare belief with the whole list: (what we held and is gone, what is there and we did not know)."""
@@ -332,9 +343,17 @@ class ConsumerState:
         for message in lost:
             message.lost = True
             del self.held[message.element]
+            self._forget(message)
             self._suspects.discard(message.element)
             self._twins.pop(message.element, None)
         return lost, unknown
+
+    def take_in(self) -> list[Message]:
+        """The messages that ``answered`` has left to be looked into."""
+        elements, self._incoming = self._incoming, []
+        left_over, self.left_over = self.left_over, []
+        left_over = [m for m in left_over if not (m.lost or m.minded)]
+        return left_over + self._take_in(elements, self._incoming_at, verified=True)
 
     def _take_in(self, elements: Iterable[bytes], now: float, *, verified: bool) -> list[Message]:
         """The messages of elements, and what else there is to know of them; ``verified``: the script has just seen
@@ -359,7 +378,8 @@ class ConsumerState:
                 continue
             if element[env.LOST_AT]:
                 self._hold_suspect(element, now)
-            messages.append(message)
+            if message.known is None or not self._awaits(message):
+                messages.append(message)
         return messages
 
     def _hold_suspect(self, element: bytes, now: float) -> None:
@@ -370,11 +390,15 @@ class ConsumerState:
         """Any element; None if it cannot be read, and is buried for that."""
         try:
             envelope = env.unpack(element, verified=verified)
-            body = decode(envelope.meta, envelope.body, self._codec, self._raw_codec)
+            body, has_ticket = None, self._expect(element, envelope.meta) is not None
+            if element[: env.META_FROM] not in self._ghosts:  # else it was settled in time
+                expiry.check(envelope.meta, self._server_ms)
+            if not has_ticket:
+                body = decode(envelope.meta, envelope.body, self._codec, self._raw_codec)
         except DecodeError as error:
             self._bury_unread(element, error)
             return None
-        return Message(element, body, self, envelope)
+        return (Traced if trace.is_traced(envelope.meta) else Message)(element, body, self, envelope)
 
     def _settle_again(self, message: Message) -> None:
         """It was settled, and then the server forgot that: the same settle, and no second delivery."""
@@ -382,19 +406,34 @@ class ConsumerState:
         self.finished.append(Settle(verb, message, back, detail))
 
     def _untwin(self, now: float) -> list[Message]:
-        """The twins of what this trip has settled: their turn has come."""
+        """The twins of what this trip has settled: their turn has come, unless they were settled by it, too."""
         freed = []
-        for settled in [*self._acked, *(settle.message for settle in self._sent)]:
-            twins = self._twins.get(settled.element)
+        settled = [*self._acked, *(settle.message for settle in self._sent)]
+        self._forget_twins(settled)
+        for done in settled:
+            if done.element in self.held or not (twins := self._twins.pop(done.element, None)):
+                continue
+            message = twins.pop()
+            self.held[message.element] = message
             if twins:
-                message = twins.pop()
-                self.held[message.element] = message
-                if message.suspect:
-                    self._hold_suspect(message.element, now)
+                self._twins[message.element] = twins
+            if message.minded:  # it cannot be read, and its settle is made
+                continue
+            if message.suspect:
+                self._hold_suspect(message.element, now)
+            self._expect(message.element, message.envelope.meta)
+            if not self._awaits(message):
                 freed.append(message)
+        return freed
+
+    def _forget_twins(self, settled: Iterable[Message]) -> None:
+        """Those among them that were settled while an equal one was held."""
+        for message in settled:
+            twins = self._twins.get(message.element, [])
+            if message in twins:
+                twins.remove(message)
                 if not twins:
                     del self._twins[message.element]
-        return freed
 
     def _bury_unread(self, element: bytes, error: DecodeError) -> None:
         """Dead-letter what cannot be read, as it is, so that a later release can revive it."""
@@ -403,21 +442,33 @@ class ConsumerState:
             id = element[23:39]
         message = Message(element, None, self, Envelope(element, id, 0, 0, 0, 0, {}, b""))
         note = self.death_note(message, error.code, str(error))
-        self.held[element] = message
+        if element in self.held:
+            self._twins.setdefault(element, []).append(message)
+        else:
+            self.held[element] = message
         self.finished.append(Settle(BURY, message, env.join_note(note, element), error.code))
 
-    def _note_suspects(self, waiting: bool, others: int, now: float) -> None:
+    def _note_suspects(self, kept: int, others: int, now: float) -> None:
+        waiting = kept == 1
         # What waits behind a suspect in our hands would ring the bell, again and again.
         self.suspects_wait = waiting or self._held_back
-        if not waiting or not self.held:
+        if kept < 0 and self.in_hand:  # a pause or a limit hides them, if there are any
+            return
+        if not waiting or not self.in_hand:
             self._suspects_since = None
         elif self._suspects_since is None:
             self._suspects_since = now
         if waiting:
             self._alone_here = others == 0
 
+    def _note_gate(self, kept: int) -> None:
+        """Why messages stay behind, as a trip tells."""
+        self.paused = kept == -1
+        self.shut = defaults.PAUSE_LOOK if self.paused else max(0, -kept - 1) / 1000
+
     def _disowned(self, status: str, server_ms: int) -> Answer:
         """The name is dead: whatever we hold is somebody else's now."""
+        self.take_in()
         lost = list(self.held.values())
         for message in lost:
             message.lost = True
@@ -425,10 +476,18 @@ class ConsumerState:
         for settle in settled:
             settle.accepted, settle.message.lost = False, True
         self.held.clear()
+        self.traced.clear()
+        self.bodies.clear()
+        self.uniques.clear()
+        self.called_off.clear()
         self._suspects.clear()
         self._twins.clear()
         self._acked, self._sent, self._outstanding = [], [], None
         return Answer(status, [], lost, settled, None, 0, True, server_ms)
+
+    def refused(self) -> None:
+        """The unanswered trip was not executed: the next one says the same, and what has come up since."""
+        self._outstanding = None
 
     # -- what the shell asks ----------------------------------------------------------------------------
 
@@ -437,6 +496,15 @@ class ConsumerState:
         """Whether a trip was sent whose answer is not known yet."""
         return self._outstanding is not None
 
+    def awaits(self, command: Command) -> bool:
+        """Whether this trip is the unanswered one."""
+        return self._outstanding is command
+
+    @property
+    def in_hand(self) -> int:
+        """How many messages were claimed and are not settled."""
+        return len(self.held) + len(self._incoming)
+
     @property
     def under_way(self) -> int:
         """How many settles the unanswered trip carries."""
@@ -444,9 +512,15 @@ class ConsumerState:
 
     def unsettled(self) -> list[Message]:
         """What is held and has no settle under way, in the order it was claimed."""
+        self.take_in()
         owed = [*self.finished, *self._acked, *self._sent]
         settling = {(entry if isinstance(entry, Message) else entry.message).element for entry in owed}
         return [message for element, message in list(self.held.items()) if element not in settling]
+
+    def in_order(self, messages: list[Message]) -> list[Message]:
+        """These as they were claimed."""
+        place = {id(message): n for n, message in enumerate(self.held.values())}
+        return sorted(messages, key=lambda message: place.get(id(message), -1))
 
     def fresh(self, now: float) -> bool:
         """Whether a hand-over may start: at least a third of the lease is certainly left."""
@@ -483,37 +557,3 @@ class ConsumerState:
     def knows(self, settle: Settle) -> bool:
         """Whether it is made, or will be."""
         return settle.accepted is not None or settle in list(self.finished) or settle in self._sent
-
-    # -- making settles ---------------------------------------------------------------------------------
-
-    def ack(self, message: Message) -> Settle:
-        """Done: remove it."""
-        return Settle(ACK, message)
-
-    def retry(self, message: Message, delay: float, error: str) -> Settle:
-        """Failed: come back in ``delay`` seconds, with the last failure written into the message."""
-        meta = {**message.envelope.meta, "e": env.storable(error[:200])}
-        return Settle(RETRY, message, env.bump(message.envelope, failed=1, meta=meta), round(delay * 1000))
-
-    def release(self, message: Message, *, handled: bool = False) -> Settle:
-        """Put back at the head, unprocessed. ``handled``: it had reached a handler."""
-        return Settle(RELEASE, message, env.bump(message.envelope, released=int(handled)))
-
-    def release_later(self, message: Message, delay: float) -> Settle:
-        """Put back by its handler's own wish, in ``delay`` seconds; counts no failure."""
-        return Settle(RETRY, message, env.bump(message.envelope, released=1), round(delay * 1000))
-
-    def bury(self, message: Message, cause: str, error: str, traceback: str = "", *, failed: int = 0) -> Settle:
-        """Dead-letter it, with what is known about why."""
-        note = self.death_note(message, cause, error, traceback)
-        back = env.join_note(note, env.bump(message.envelope, failed=failed))
-        return Settle(BURY, message, back, note["cause"])
-
-    def death_note(self, message: Message, cause: str, error: str, traceback: str = "") -> env.Meta:
-        """What ``dead`` keeps beside the element; ``at`` is the score of the member, server ms."""
-        id, error = message.envelope.id.hex(), env.storable(error[:500])
-        note: env.Meta = {"id": id, "cause": env.storable(str(cause)), "worker": self.name, "error": error}
-        note["n"] = next(self._notes)  # equal members of a sorted set are one, equal messages are several
-        if traceback:
-            note["traceback"] = env.storable(traceback[-defaults.TRACEBACK :])
-        return note

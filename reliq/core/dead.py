@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from reliq import defaults
+from reliq.core import beside, ledger, scripts
 from reliq.core import envelope as env
-from reliq.core import ops, scripts
 from reliq.core.command import Arg, Command, Flow
 from reliq.core.keys import Keys
 from reliq.core.walk import SortedWalk
@@ -33,12 +33,14 @@ _WINDOW: Final = round(defaults.DEDUPE_WINDOW * 1000)
 
 class Letter(NamedTuple):
     """One member of ``dead``: the very bytes, its score as Redis writes it, its death note, and where the element
-    begins in it; without a note that can be read, all of it is the element."""
+    begins in it; without a note that can be read, all of it is the element. ``body``: what lies beside the list,
+    if it was brought along."""
 
     member: bytes
     score: str
     note: env.Meta
     start: int
+    body: bytes | None = None
 
     @classmethod
     def read(cls, member: bytes, score: str) -> Letter:
@@ -64,6 +66,18 @@ class Letter(NamedTuple):
     def identity(self) -> bytes:
         """16 bytes that another letter of the same message has, too. Raw bytes have nothing in common."""
         return identity(self.element if env.is_envelope(self.element) else self.member)
+
+    @property
+    def ticket(self) -> bytes | None:
+        """That of its body, if it lies beside the list."""
+        with suppress(DecodeError):
+            return beside.ticket_of(env.unpack(self.element).meta)
+        return None
+
+    @property
+    def weight(self) -> int:
+        """Bytes that it takes to send it."""
+        return len(self.member) + len(self.body or b"")
 
     @property
     def cause(self) -> str:
@@ -125,11 +139,14 @@ class LetterWalk:
 
 def chunks(letters: Sequence[Letter], most: int = TOGETHER) -> Iterator[Sequence[Letter]]:
     """Split into what one script call may take, and ``most``."""
-    start, most = 0, min(most, TOGETHER)
-    for part in ops.chunks([letter.member for letter in letters]):
-        for begin in range(start, start + len(part), most):
-            yield letters[begin : min(begin + most, start + len(part))]
-        start += len(part)
+    start, size = 0, 0
+    for end, letter in enumerate(letters):
+        if end > start and (end - start >= min(most, TOGETHER) or size + letter.weight > defaults.SCRIPT_BYTES):
+            yield letters[start:end]
+            start, size = end, 0
+        size += letter.weight
+    if start < len(letters):
+        yield letters[start:]
 
 
 # -- commands -----------------------------------------------------------------------------------------------
@@ -145,22 +162,41 @@ def revive(keys: Keys, who: str, letters: Sequence[Letter]) -> Command:
 
 
 def discard(keys: Keys, who: str, letters: Sequence[Letter]) -> Command:
-    """Gone for good."""
-    words = (word for x in letters for word in (x.member, x.id, _short(x.cause)))
-    return _command(scripts.discard, keys, (keys.dead,), letters, (who, *words))
+    """Gone for good, with their bodies."""
+    bodies = [_body(keys, letter) for letter in letters]
+    words = (
+        word for x, body in zip(letters, bodies, strict=True) for word in (x.member, x.id, _short(x.cause), body)
+    )
+    return _command(scripts.discard, keys, (keys.dead,), letters, (who, *words), bodies)
 
 
 def restore(keys: Keys, who: str, letters: Sequence[Letter]) -> Command:
-    """In again, from an export. QueueFull if Redis is out of memory: then none of them is in."""
-    words = (word for x in letters for word in (x.member, x.score, x.id, _short(x.cause)))
-    return _command(scripts.restore, keys, (keys.dead,), letters, (who, _WINDOW, *words))
+    """In again, from an export, with their bodies. QueueFull if Redis is out of memory: then none is in."""
+    bodies = [_body(keys, letter) for letter in letters]
+    words = (
+        word
+        for x, body in zip(letters, bodies, strict=True)
+        for word in (x.member, x.score, x.id, _short(x.cause), body, x.body or b"")
+    )
+    return _command(scripts.restore, keys, (keys.dead,), letters, (who, _WINDOW, *words), bodies)
+
+
+def _body(keys: Keys, letter: Letter) -> str:
+    """The key of its body, if that lies beside the list."""
+    ticket = letter.ticket
+    return "" if ticket is None else beside.key_of(keys, ticket)
 
 
 def _command(
-    script: scripts.Script, keys: Keys, places: tuple[str, ...], letters: Sequence[Letter], args: tuple[Arg, ...]
+    script: scripts.Script,
+    keys: Keys,
+    places: tuple[str, ...],
+    letters: Sequence[Letter],
+    args: tuple[Arg, ...],
+    bodies: Sequence[str] = (),
 ) -> Command:
     markers = (keys.marker(letter.identity) for letter in letters)
-    names = (*places, keys.events, keys.stats, *markers)
+    names = (*places, keys.events, keys.stats, *markers, *filter(None, bodies))
 
     def parse(reply: Any) -> list[bool]:
         return [flag == 1 for flag, _ in zip(reply, letters, strict=True)]
@@ -229,12 +265,9 @@ def history_g(keys: Keys, ids: set[str]) -> Flow[dict[str, list[Event]]]:
     while True:
         args = (start, "+", "COUNT", _LEDGER_PAGE)
         page = yield Command("XRANGE", (keys.events,), args, idempotent=True, queue=keys.queue)
-        for entry, fields in page:
-            texts = [field.decode("utf-8", "replace") for field in fields]
-            noted = dict(zip(texts[::2], texts[1::2], strict=True))
-            if noted.get("id") in found:
-                event = Event(int(entry.split(b"-")[0]), *(noted.get(n, "") for n in Event._fields[1:]))
-                found[noted["id"]].append(event)
+        for noted in ledger.read(page):
+            if noted["id"] in found:
+                found[noted["id"]].append(Event(noted["at"], *(noted.get(n, "") for n in Event._fields[1:])))
         if len(page) < _LEDGER_PAGE:
             return found
         start = "(" + page[-1][0].decode()

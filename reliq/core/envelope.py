@@ -24,8 +24,10 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import sha1
+from itertools import repeat
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -33,6 +35,8 @@ import msgpack
 from reliq.errors import DecodeError
 
 MAGIC: Final = b"\xc1rlq"
+#: What idle consumers are woken with (put.lua); it is no message, and they drop it.
+BELL: Final = MAGIC + b"\0"
 VERSION: Final = 1
 CHECKED_FROM: Final = 23
 META_FROM: Final = 39
@@ -125,6 +129,16 @@ def seal(immutable: bytes) -> bytes:
     hash = _SHA1.copy()
     hash.update(immutable)
     return _NEW_HEADER.pack(_VERSIONED, CHECKED_FROM + len(immutable), hash.digest()) + immutable
+
+
+def seal_all(ids: Iterable[bytes], meta: bytes, bodies: Iterable[bytes]) -> list[bytes]:
+    """The same for many with one meta: a call for each would take as long as half of the checksum."""
+    copy, pack, elements = _SHA1.copy, _NEW_HEADER.pack, []
+    for immutable in map(b"".join, zip(ids, repeat(meta), bodies)):
+        hash = copy()
+        hash.update(immutable)
+        elements.append(pack(_VERSIONED, CHECKED_FROM + len(immutable), hash.digest()) + immutable)
+    return elements
 
 
 def bump(

@@ -14,16 +14,21 @@ from typing import Final
 
 from reliq.errors import ConfigError
 
+#: The version of all that stands in these keys, beside the messages, which have one of their own. Minor: something
+#: was added that others may overlook. Major: who does not know it would do harm, and keeps away.
+SCHEMA: Final = (1, 0)
+
 _NAME = re.compile(r"[^\s{}\x00-\x1f\x7f]{1,200}\Z")
 #: Parts of our own key names that hold a consumer's name or an id behind them: ``orders:doing`` would look
 #: like a consumer of ``orders`` if both shared a tag.
 _OURS = re.compile(r"(^|:)(inbox|doing|session|seen)(:|\Z)")
 
-
 #: What a part of a queue holds, in the words of TYPE.
 _TYPES: Final = {
     "ready": "list", "inbox": "list", "doing": "list", "later": "zset", "dead": "zset", "consumers": "zset",
-    "session": "hash", "producers": "hash", "stats": "hash", "events": "stream", "seen": "string",
+    "session": "hash", "producers": "hash", "stats": "hash", "events": "stream", "traces": "stream",
+    "lock": "hash", "seen": "string", "body": "string", "uniques": "hash", "unique": "string",
+    "schedules": "hash", "ticks": "zset",
 }  # fmt: skip
 
 
@@ -34,6 +39,12 @@ def type_of(key: str) -> str:
         return "hash" if key.endswith(":queues") else "list"
     *_, before, last = ["", *name.split(":")]
     return _TYPES.get(last) or _TYPES.get(before, "list")
+
+
+def schema_of(text: object) -> tuple[int, int]:
+    """The schema that an entry of the index names: "1.0", or what releases wrote that named none."""
+    found = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", text) if isinstance(text, str) else None
+    return (int(found[1]), int(found[2])) if found else (1, 0)
 
 
 def check_name(what: str, name: str) -> str:
@@ -129,12 +140,40 @@ class Keys:
         return self._of("events")
 
     @cached_property
+    def traces(self) -> str:
+        return self._of("traces")
+
+    @cached_property
     def stats(self) -> str:
         return self._of("stats")
+
+    def purging(self, state: str) -> str:
+        """Where a purge sets aside what was ready, or later."""
+        return self._of(f"purging:{state}")
+
+    @cached_property
+    def lock(self) -> str:
+        """Who holds the queue for himself alone, and what he has in hand."""
+        return self._of("lock")
+
+    @cached_property
+    def schedules(self) -> str:
+        """What is put by itself, again and again."""
+        return self._of("schedules")
+
+    @cached_property
+    def ticks(self) -> str:
+        """When each of them is to be put next."""
+        return self._of("ticks")
 
     @cached_property
     def producers(self) -> str:
         return self._of("producers")
+
+    @cached_property
+    def uniques(self) -> str:
+        """Which messages hold what is unique until they are done, or started."""
+        return self._of("uniques")
 
     def inbox(self, consumer: str) -> str:
         """Where BLMOVE puts what it took for this consumer, until the next trip."""
@@ -151,6 +190,19 @@ class Keys:
     def marker(self, id: bytes) -> str:
         """Stands for an hour after a put with an explicit id, so that a repeat adds no second copy."""
         return self._of("seen:" + id.hex())
+
+    def unique(self, digest: bytes) -> str:
+        """Stands for as long as a put with this key is to be the only one."""
+        return self._of("unique:" + digest.hex())
+
+    def body(self, name: bytes) -> str:
+        """A large body, beside the list; ``name``: the 16 bytes by which its message knows it."""
+        return self._of("body:" + name.hex())
+
+    def body_of(self, key: str) -> bytes | None:
+        """The name of the large body that this key is, or None."""
+        start, name = self._of("body:"), key[-32:]
+        return bytes.fromhex(name) if key == start + name and re.fullmatch("[0-9a-f]{32}", name) else None
 
     def aside(self, key: str, who: str) -> str:
         """The new name of a key of the queue that holds something else; nobody reads it."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from reliq import defaults
 from reliq.core import scripts
+from reliq.core.beside import Beside
 from reliq.core.command import Arg, Command, bulk
-from reliq.core.keys import Keys
+from reliq.core.keys import SCHEMA, Keys
 from reliq.core.shape import fits
+from reliq.core.trace import Told
+from reliq.errors import NewerSchema, QueueDraining, Unavailable
 
 
 class Due(NamedTuple):
@@ -43,13 +47,24 @@ class Confirm(NamedTuple):
 NOTHING = Confirm()
 
 
+class Only(NamedTuple):
+    """That a message is put only if no other one has its key (see unique): where it is known who has it, the words
+    for the script, and how its answer is read."""
+
+    lock: str
+    words: bytes
+    parse: Callable[[Any], Any]
+
+
 class Confirmed(NamedTuple):
-    """What was confirmed of a put; None: not asked for. ``error``: why not, if the server says so."""
+    """What was confirmed of a put; None: not asked for. ``error``: why not, if the server says so. ``placed``:
+    what became of one that is Only."""
 
     wanted: Confirm
     replicas: int | None
     fsynced: bool | None
     error: str
+    placed: Any = None
 
     @property
     def shortfall(self) -> str:
@@ -70,22 +85,33 @@ def put(
     due: Due = NOW,
     marker: str = "",
     confirm: Confirm = NOTHING,
+    told: Told | None = None,
+    only: Only | None = None,
 ) -> Command:
-    """Accept elements. Parses to True (accepted now) or False (this very put was accepted before); if there is
-    something to ``confirm``, to Confirmed."""
+    """Accept elements. Parses to True (accepted now) or False (this very put was accepted before), or to what
+    ``only`` makes of the answer; if there is something to ``confirm``, to Confirmed. ``told``: of which of them
+    the put is written down."""
     names: tuple[str, ...] = (keys.ready, keys.producers)
     args: tuple[Arg, ...] = (producer, sequence)
-    if due is not NOW or marker:
-        names += (keys.later, keys.consumers, marker) if marker else (keys.later, keys.consumers)
-        args += (due.how, due.ms, round(defaults.DEDUPE_WINDOW * 1000))
-    command = Command(scripts.put, names, (*args, *elements), _accepted, True, keys.queue)
+    large = elements[0] if isinstance(elements[0], Beside) else None  # which goes alone
+    if due is not NOW or marker or told or only or large is not None:
+        names += (keys.later, keys.consumers, keys.traces)
+        names += ((only.lock,) if only else ()) + ((marker,) if marker else ())
+        by, program, ids = told or ("", "", ())
+        args += (due.how, due.ms, round(defaults.DEDUPE_WINDOW * 1000) if marker else 0)
+        args += (" ".join(id.hex() for id in ids), by, program)
+        names += (large.key,) if large is not None else ()
+        args += (int(large is not None), only.words if only else "")
+    read = only.parse if only else accepted(keys.queue, has_body=large is not None)
+    command = Command(scripts.put, names, (*args, *elements), read, True, keys.queue)
     if confirm is NOTHING:
         return command
-    return command._replace(
-        parse=lambda replies: _confirmed(confirm, replies[1:]),
-        after=confirm.commands(),
-        needs=(7, 2) if confirm.fsync else (0, 0),
-    )
+
+    def parse(replies: Sequence[Any]) -> Confirmed:
+        found = read(replies[0])  # which raises if it was not
+        return _confirmed(confirm, replies[1:], found if only else None)
+
+    return command._replace(parse=parse, after=confirm.commands(), needs=(7, 2) if confirm.fsync else (0, 0))
 
 
 class Series:
@@ -95,6 +121,7 @@ class Series:
     def __init__(self, keys: Keys, producer: bytes) -> None:
         self._producer, self._queue = producer, keys.queue
         self._names = (keys.ready, keys.producers)
+        self._read = accepted(keys.queue, has_body=False)
         words: tuple[Arg, ...] = ("EVALSHA", scripts.put.sha, len(self._names), *self._names, producer)
         self._head = b"*%d\r\n%b" % (len(words) + 2, b"".join(map(bulk, words)))
 
@@ -103,35 +130,59 @@ class Series:
         number = b"%d" % sequence
         packed = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (self._head, len(number), number, len(element), element)
         args = (self._producer, sequence, element)
-        return Command(scripts.put, self._names, args, _accepted, True, self._queue, (), (0, 0), packed)
+        return Command(scripts.put, self._names, args, self._read, True, self._queue, (), (0, 0), packed)
 
 
-def _accepted(reply: Any) -> bool:
-    return bool(reply == 1)
+@lru_cache(maxsize=1024)  # a program may put into any number of queues
+def accepted(queue: str, *, has_body: bool) -> Callable[[Any], bool]:
+    """How the plain answer to a put is read: True: accepted now, False: before. Raises QueueDraining; and
+    Unavailable, if it has a body beside the list, which is not there."""
+
+    def parse(reply: Any) -> bool:
+        if reply == 1:
+            return True
+        if reply == -2:
+            raise QueueDraining(
+                f"queue {queue!r} takes no more puts, since somebody drains it (reliq status says who); nothing "
+                "was put. Put again after `reliq resume`"
+            )
+        if reply == -1 and not has_body:
+            raise TypeError("there is no body that could be gone")
+        if reply == -1:
+            raise Unavailable(
+                f"queue {queue!r}: the body that was brought for it is gone, so nothing was put: put it again"
+            )
+        return False
+
+    return parse
 
 
-def _confirmed(wanted: Confirm, replies: Sequence[Any]) -> Confirmed:
+def _confirmed(wanted: Confirm, replies: Sequence[Any], placed: Any) -> Confirmed:
     errors = "; ".join(str(reply) for reply in replies if isinstance(reply, Exception))
     waitaof, wait = (replies[0] if wanted.fsync else None), (replies[-1] if wanted.replicas else None)
     fsynced = None if waitaof is None else not isinstance(waitaof, Exception) and int(waitaof[0]) >= 1
     replicas = None if wait is None else 0 if isinstance(wait, Exception) else int(wait)
-    return Confirmed(wanted, replicas, fsynced, errors)
+    return Confirmed(wanted, replicas, fsynced, errors, placed)
 
 
-def chunks(elements: list[bytes]) -> Iterator[list[bytes]]:
-    """Split into what one script call may take; one element over the limit goes alone."""
-    if len(elements) <= defaults.SCRIPT_ELEMENTS and sum(map(len, elements)) <= defaults.SCRIPT_BYTES:
+def weight(element: bytes) -> int:
+    """Bytes of what one call may carry; one that has its body beside the list goes alone."""
+    return defaults.SCRIPT_BYTES if isinstance(element, Beside) else len(element)
+
+
+def chunks(elements: list[bytes], most: int = defaults.SCRIPT_ELEMENTS) -> Iterator[list[bytes]]:
+    """Split into what one script call may take, ``most`` of them; one over the limit of bytes goes alone."""
+    is_small = len(elements) <= most and sum(map(len, elements)) <= defaults.SCRIPT_BYTES
+    if is_small and Beside not in map(type, elements):
         if elements:
             yield elements
         return
     start, size = 0, 0
     for end, element in enumerate(elements):
-        if end > start and (
-            end - start >= defaults.SCRIPT_ELEMENTS or size + len(element) > defaults.SCRIPT_BYTES
-        ):
+        if end > start and (end - start >= most or size + weight(element) > defaults.SCRIPT_BYTES):
             yield elements[start:end]
             start, size = end, 0
-        size += len(element)
+        size += weight(element)
     if start < len(elements):
         yield elements[start:]
 
@@ -145,7 +196,7 @@ def bell(keys: Keys, consumer: str, seconds: float) -> Command:
 def leave(keys: Keys, consumer: str, *, bell_ended: bool) -> Command:
     """Say goodbye. Parses to True if the registration is gone."""
     k = keys
-    names = (k.ready, k.inbox(consumer), k.doing(consumer), k.consumers, k.session(consumer))
+    names = (k.ready, k.inbox(consumer), k.doing(consumer), k.consumers, k.session(consumer), k.events)
     return Command(
         scripts.leave, names, (consumer, int(bell_ended)), lambda r: r == 1, idempotent=True, queue=k.queue
     )
@@ -162,7 +213,7 @@ def renew(keys: Keys, consumer: str, lease: float) -> Command:
 
 def expired(keys: Keys, offset: int, count: int, recent: float | None = None) -> Command:
     """Parses to (server ms, names of consumers whose lease is over; since ``recent`` seconds at most). Never sent
-    again by itself: if Redis did not answer at once, others could not renew either, see flows.Patience."""
+    again by itself: if Redis did not answer at once, others could not renew either, see reaping.Patience."""
     return Command(
         scripts.expired,
         (keys.consumers,),
@@ -199,7 +250,7 @@ def reap(
     k = keys
     names = (
         *(k.ready, k.inbox(consumer), k.doing(consumer), k.consumers, k.session(consumer)),
-        *(k.dead, k.events, k.stats),
+        *(k.dead, k.events, k.stats, k.uniques),
     )
     args: list[Arg] = [
         consumer,
@@ -248,9 +299,19 @@ def scan_lists(keys: Keys, cursor: int) -> Command:
 
 
 def register(keys: Keys, codec: str | None, lease: float, max_losses: int) -> Command:
-    """Write the queue into the index of its prefix, so that commands find it by name and know its settings."""
+    """Write the queue into the index of its prefix, so that commands find it by name and know its settings. Raises
+    NewerSchema if its keys have a schema that this release does not know."""
+
+    def parse(reply: list[int]) -> None:
+        if reply[0] > SCHEMA[0]:
+            raise NewerSchema(
+                f"queue {keys.queue!r}: its keys have schema {reply[0]}.{reply[1]}, of a later release of reliq; "
+                f"this one knows {SCHEMA[0]}.{SCHEMA[1]} and keeps away. Upgrade it: nothing is lost meanwhile"
+            )
+
     record = json.dumps({"key": keys.key, "codec": codec, "lease": lease, "max_losses": max_losses})
-    return Command("HSET", (keys.queues,), (keys.queue, record), idempotent=True, queue=keys.queue)
+    args = (keys.queue, record[:-1], *SCHEMA)
+    return Command(scripts.register, (keys.queues,), args, parse, idempotent=True, queue=keys.queue)
 
 
 class Known(NamedTuple):
@@ -261,6 +322,7 @@ class Known(NamedTuple):
     codec: str | None = None
     lease: float = defaults.LEASE
     max_losses: int = defaults.MAX_LOSSES
+    schema: str = "1.0"
 
 
 def known_queues(prefix: str) -> Command:
@@ -282,7 +344,7 @@ def known_queues(prefix: str) -> Command:
 
 
 def length(key: str, verb: str = "LLEN") -> Command:
-    """Parses to the number of members of a list (LLEN) or sorted set (ZCARD)."""
+    """Parses to the number of members of a list (LLEN), sorted set (ZCARD) or hash (HLEN)."""
     return Command(verb, (key,), (), int, idempotent=True)
 
 
@@ -304,14 +366,16 @@ def consumers(keys: Keys) -> Command:
     return Command("ZRANGE", (keys.consumers,), (0, -1, "WITHSCORES"), parse, idempotent=True, queue=keys.queue)
 
 
+_RECORD: Final = ("who", "lease", "dead", "leaving", "quiet", "cancel")
+
+
 def session(keys: Keys, consumer: str) -> Command:
-    """Parses to the record of a consumer: who, lease, trip, epoch, dead, leaving."""
+    """Parses to the record of a consumer, as far as it is set: who, lease, dead, leaving, quiet, cancel."""
 
     def parse(reply: Any) -> dict[str, str]:
-        it = iter(reply)
-        return {_text(k): _text(v) for k, v in zip(it, it, strict=True)}
+        return {name: _text(value) for name, value in zip(_RECORD, reply, strict=True) if value is not None}
 
-    return Command("HGETALL", (keys.session(consumer),), (), parse, idempotent=True, queue=keys.queue)
+    return Command("HMGET", (keys.session(consumer),), _RECORD, parse, idempotent=True, queue=keys.queue)
 
 
 def _text(name: bytes) -> str:

@@ -49,6 +49,18 @@ class Reason(str, Enum):
         "consumers take the oldest first, and their hands are full with those",
         "wait; to be faster start more workers, or give them a larger --concurrency",
     )  # fmt: skip
+    PAUSED = (
+        "PAUSED", Kind.MESSAGE,
+        "it is ready, and nobody may claim it: the queue is paused",
+        "somebody has said so, to hold a deployment or a broken service off",
+        "let it go on: reliq resume",
+    )  # fmt: skip
+    LIMITED = (
+        "LIMITED", Kind.MESSAGE,
+        "it is ready, and as many are in hand as the queue's limit allows",
+        "the limit is lower than what comes in; or a worker that died still holds some, until its lease ends",
+        "wait; or raise the limit: reliq limit --concurrency",
+    )  # fmt: skip
     SUSPECT_WAITS = (
         "SUSPECT_WAITS", Kind.MESSAGE,
         "it is ready, and waits for a worker with empty hands",
@@ -70,7 +82,7 @@ class Reason(str, Enum):
     DUE_LATER = (
         "DUE_LATER", Kind.MESSAGE,
         "it was put for later, and its time has not come",
-        "put(delay=) or put(at=); the server's clock counts",
+        "put(delay=), put(at=) or a reschedule; the server's clock counts",
         "wait until it is due",
     )  # fmt: skip
     RETRY_BACKOFF = (
@@ -103,6 +115,13 @@ class Reason(str, Enum):
         "this is how messages are handled",
         "wait; if it takes too long, look at that process (py-spy dump --pid PID shows where it is)",
     )  # fmt: skip
+    HANDLER_SLOW = (
+        "HANDLER_SLOW", Kind.MESSAGE,
+        "its handler has it in hand for longer than it is expected to take",
+        "the handler waits for something, or has much to do; its stack shows where it is",
+        "see the stack; to give it to another worker: reliq workers stop NAME; handlers with a timeout= end by "
+        "themselves",
+    )  # fmt: skip
     LEASE_EXPIRED = (
         "LEASE_EXPIRED", Kind.MESSAGE,
         "the consumer that has claimed it has let its lease end; a reaper brings it back",
@@ -121,6 +140,18 @@ class Reason(str, Enum):
         "the registration was deleted, or a read of a dead consumer was executed late",
         "workers find such lists within some minutes and bring them back; at once: reliq reap",
     )  # fmt: skip
+    WORKER_LOST = (
+        "WORKER_LOST", Kind.MESSAGE,
+        "it was handed out again, as a worker was lost with it in hand",
+        "its process died, or was silent for longer than its lease; it may have done the work, or a part of it",
+        "make the effect safe to repeat: write lease.id or lease.fence with it",
+    )  # fmt: skip
+    IN_BATCH = (
+        "IN_BATCH", Kind.MESSAGE,
+        "it is in the batch that somebody has in hand who holds the queue for himself alone",
+        "the exclusive mode leaves messages in their place until their batch is done",
+        "wait; if it takes long, look at that program",
+    )  # fmt: skip
     MOVING = (
         "MOVING", Kind.MESSAGE,
         "it exists, and moved on whenever it was looked for",
@@ -133,11 +164,35 @@ class Reason(str, Enum):
         "a message is gone only when its ack was accepted, or a person removed it",
         "nothing is to be done",
     )  # fmt: skip
+    CANCELLING = (
+        "CANCELLING", Kind.MESSAGE,
+        "it was cancelled while a consumer had it in hand: it is not handed out again",
+        "somebody called cancel with its id; its handler is told, and ends when it heeds that",
+        "wait; a handler that takes long has to look at lease.cancelled, or be a coroutine",
+    )  # fmt: skip
+    CANCELLED = (
+        "CANCELLED", Kind.MESSAGE,
+        "it was cancelled, and no handler gets it (again)",
+        "somebody called cancel with its id, or said reliq cancel ID",
+        "nothing is to be done; if it is missed, put it again",
+    )  # fmt: skip
     REMOVED = (
         "REMOVED", Kind.MESSAGE,
         "it was a dead letter, and is nowhere any more",
         "it was removed, or revived and then handled",
         "nothing is to be done; if it is missed, put it again",
+    )  # fmt: skip
+    VANISHED = (
+        "VANISHED", Kind.MESSAGE,
+        "it was put, no worker was ever given it, and it is nowhere any more",
+        "somebody deleted keys or entries by hand (DEL, LREM, FLUSHDB), or Redis evicted or forgot them",
+        "put it again; see whether Redis throws keys away: reliq doctor",
+    )  # fmt: skip
+    DONE_OR_FORGOTTEN = (
+        "DONE_OR_FORGOTTEN", Kind.MESSAGE,
+        "it is nowhere: it was handled and acked, or Redis has forgotten it",
+        "soon after its put Redis failed over or was restarted, and what it confirmed last may be gone",
+        "put it again with its id=, if its work is not done; put(replicas=1) and appendfsync always prevent it",
     )  # fmt: skip
     DONE_OR_NEVER_PUT = (
         "DONE_OR_NEVER_PUT", Kind.MESSAGE,
@@ -165,6 +220,30 @@ class Reason(str, Enum):
         "its handler failed as often as the policy allows",
         "an exception in the handler at every attempt; the last one is kept with its traceback",
         "correct what the traceback shows, then: reliq dead revive ID",
+    )  # fmt: skip
+    DEAD_GIVEN_UP = (
+        "DEAD_GIVEN_UP", Kind.DEAD,
+        "its handler raised an error that its retry policy does not retry",
+        "Retry(give_up_on=) names this error, or Retry(retry_on=) does not",
+        "correct what the traceback shows, then: reliq dead revive ID",
+    )  # fmt: skip
+    DEAD_TOO_OLD = (
+        "DEAD_TOO_OLD", Kind.DEAD,
+        "its next attempt would have begun later after its put than its retry policy allows",
+        "it failed, and with the wait that was due it would be older than Retry(max_age=)",
+        "if it is still worth it: reliq dead revive ID, or give it a longer max_age",
+    )  # fmt: skip
+    DEAD_EXPIRED = (
+        "DEAD_EXPIRED", Kind.DEAD,
+        "nobody had begun with it when its time was over",
+        "consumers came to it later than put(expires=) allows: too few of them, or an outage",
+        "put its body again if it is still worth it (a revived one is over its time still); else reliq dead rm",
+    )  # fmt: skip
+    DEAD_PURGED = (
+        "DEAD_PURGED", Kind.DEAD,
+        "it was removed with all that waited, and came back from the export of that purge",
+        "somebody has said `reliq purge --export`, and imported the file",
+        "revive it if it is to be handled: reliq dead revive; else reliq dead rm",
     )  # fmt: skip
     DEAD_POISON = (
         "DEAD_POISON", Kind.DEAD,
@@ -214,6 +293,12 @@ class Reason(str, Enum):
         "a foreign producer pushed it",
         "put the data into a store and send its address",
     )  # fmt: skip
+    DEAD_BODY_MISSING = (
+        "DEAD_BODY_MISSING", Kind.DEAD,
+        "its body, which lies beside the list, is gone",
+        "that key was deleted by hand or evicted, or it is the second copy of a message that was acked",
+        "put it again if its work is not done; see that maxmemory-policy is noeviction: reliq doctor",
+    )  # fmt: skip
     DEAD_OTHER = (
         "DEAD_OTHER", Kind.DEAD,
         "its handler gave it up with a code of its own",
@@ -253,11 +338,53 @@ class Reason(str, Enum):
         "more is put than is handled, handlers hang, or it was put with a delay",
         "start more workers, or see what the handlers wait for; allow more with --max-age",
     )  # fmt: skip
+    DEEP_BACKLOG = (
+        "DEEP_BACKLOG", Kind.QUEUE,
+        "more messages are to be done than is allowed",
+        "more is put than is handled, or handlers hang",
+        "start more workers, or see what the handlers wait for; allow more with --max-depth",
+    )  # fmt: skip
+    BACKLOG_GROWS = (
+        "BACKLOG_GROWS", Kind.QUEUE,
+        "more is put than is handled",
+        "too few handlers run at once, or each takes long",
+        "see where handlers are: reliq workers --stacks; start more workers, or raise --concurrency",
+    )  # fmt: skip
+    TOO_FEW_WORKERS = (
+        "TOO_FEW_WORKERS", Kind.QUEUE,
+        "fewer consumers are at work than are needed",
+        "workers were not started, have stopped, or do not come through to Redis",
+        "start more: reliq worker MODULE:HANDLER; reliq status shows who is there",
+    )  # fmt: skip
+    CLAIM_LOOP_STALLED = (
+        "CLAIM_LOOP_STALLED", Kind.QUEUE,
+        "a worker makes no round trips to Redis: it claims and settles nothing",
+        "a handler holds the interpreter lock or blocks the event loop, or Redis does not answer",
+        "see where that process is (py-spy dump --pid PID); give handlers a timeout=, or restart it",
+    )  # fmt: skip
+    HANDLER_STUCK = (
+        "HANDLER_STUCK", Kind.QUEUE,
+        "a handler is past its timeout and does not come back",
+        "it waits for something for ever; a thread cannot be killed",
+        "restart the worker; under reliq worker such a process is replaced by itself",
+    )  # fmt: skip
+    WORKERS_DIE = (
+        "WORKERS_DIE", Kind.QUEUE,
+        "worker processes die with messages in hand, and are replaced",
+        "a handler ends or crashes its process, passes its timeout, or takes more memory than there is",
+        "see what they had in hand: reliq tail --once --event reap; the worker's log says how they ended",
+    )  # fmt: skip
     OVERDUE = (
         "OVERDUE", Kind.QUEUE,
         "scheduled messages are due, and nobody has made them ready",
         "no consumer is alive, or none of them makes round trips",
         "start a worker; if some run, restart those whose leases are not renewed: reliq status",
+    )  # fmt: skip
+    TICKS_LATE = (
+        "TICKS_LATE", Kind.QUEUE,
+        "ticks of schedules are due, and nobody fires them",
+        "no worker or scheduler is alive or can read it (see their logs); Redis is full; the queue is drained",
+        "start a worker, or: reliq schedule run; where they run, cron expressions need reliq[cron]",
     )  # fmt: skip
     LATE_RENEWAL = (
         "LATE_RENEWAL", Kind.QUEUE,
@@ -294,6 +421,18 @@ class Reason(str, Enum):
         "an entry that waits can be read by no handler",
         "a foreign producer pushed it, in another format than the queue's codec, or it was damaged",
         "make it a dead letter: reliq fsck --repair, or leave that to the worker that claims it",
+    )  # fmt: skip
+    ORPHAN_BODY = (
+        "ORPHAN_BODY", Kind.QUEUE,
+        "a large body lies beside the list, and no message has it",
+        "somebody has deleted a list of the queue, or its message, by hand",
+        "delete it: reliq fsck --repair; if it may be of use, copy it first: redis-cli GET",
+    )  # fmt: skip
+    ORPHAN_UNIQUE = (
+        "ORPHAN_UNIQUE", Kind.QUEUE,
+        "a key of unique messages is held by one that is nowhere, so that puts with it are skipped",
+        "somebody has deleted a list of the queue, or its message, by hand; or Redis has lost writes",
+        "let it go: reliq fsck --repair",
     )  # fmt: skip
     FOREIGN_KEY = (
         "FOREIGN_KEY", Kind.QUEUE,
@@ -346,8 +485,8 @@ class Reason(str, Enum):
     CONNECT_OVER_LEASE = (
         "CONNECT_OVER_LEASE", Kind.QUEUE,
         "one address that does not answer costs the lease, and what is in hand is handled twice",
-        "socket_connect_timeout in the URL is too long for the queue's lease",
-        "lower socket_connect_timeout in the URL, or raise lease=",
+        "connect_timeout is too long for the queue's lease",
+        "lower connect_timeout (socket_connect_timeout in a URL), or raise lease=",
     )  # fmt: skip
     BODY_OVER_LIMIT = (
         "BODY_OVER_LIMIT", Kind.QUEUE,
@@ -412,6 +551,12 @@ class Reason(str, Enum):
         "min-replicas-to-write is 0 although there are replicas",
         "redis-cli CONFIG SET min-replicas-to-write 1, or put(replicas=1) where it matters",
     )  # fmt: skip
+    ROLLED_BACK = (
+        "ROLLED_BACK", Kind.SERVER,
+        "puts of the last moments before it may be missing, and acked messages be handled again",
+        "a failover, a crash or a restored copy: this Redis does not have all that was confirmed before",
+        "ask for what is missing: reliq explain ID; from now on put(replicas=1) where it matters",
+    )  # fmt: skip
     EVICTION = (
         "EVICTION", Kind.SERVER,
         "Redis throws away whole queues to make room, when its memory is full",
@@ -423,6 +568,12 @@ class Reason(str, Enum):
         "soon Redis refuses puts (QUEUE_FULL); claims and acks go on",
         "more is put than is handled, or maxmemory is too small",
         "let consumers drain it, start more workers, or raise maxmemory",
+    )  # fmt: skip
+    LARGE_QUEUE = (
+        "LARGE_QUEUE", Kind.SERVER,
+        "most of Redis' memory is taken by one part of one queue",
+        "messages are put, put off or given up faster than they go",
+        "start more workers; look at dead letters and revive or remove them: reliq dead ls",
     )  # fmt: skip
     MEMORY_UNLIMITED = (
         "MEMORY_UNLIMITED", Kind.SERVER,
@@ -529,6 +680,18 @@ class Reason(str, Enum):
         "the message says what Redis answered",
         "do what it says; repeating is safe",
     )  # fmt: skip
+    QUEUE_DRAINING = (
+        "QUEUE_DRAINING", Kind.ERROR,
+        "the queue takes no more puts",
+        "somebody has said `reliq drain`, to have it worked off before a change",
+        "put when it is through; reliq status says who it was, and reliq resume ends it",
+    )  # fmt: skip
+    MOVED_ON = (
+        "MOVED_ON", Kind.ERROR,
+        "a message moved on whenever it was to be cancelled or given another time; nothing was changed",
+        "it is put back, retried or reaped many times a second",
+        "say the same again; if it goes on, see the handler that puts it back: reliq explain ID",
+    )  # fmt: skip
     QUEUE_FULL = (
         "QUEUE_FULL", Kind.ERROR,
         "Redis is at maxmemory and takes no more; claims and acks still work",
@@ -541,17 +704,35 @@ class Reason(str, Enum):
         "it is down, unreachable, loading, failing over, or the URL is wrong",
         "check that it runs and that RELIQ_URL or url= names it; repeating is safe",
     )  # fmt: skip
+    POOL_EXHAUSTED = (
+        "POOL_EXHAUSTED", Kind.ERROR,
+        "all connections of the pool were in use for pool_wait seconds; nothing was sent",
+        "more is done at once than pool_size has room for, or Redis is slow or does not answer",
+        "raise pool_size, do less at once, or see with reliq doctor whether Redis is slow; repeating is safe",
+    )  # fmt: skip
     ACCESS_DENIED = (
         "ACCESS_DENIED", Kind.ERROR,
         "a password is missing or wrong, or the ACL user may not do this",
         "the URL has no password, or the user lacks keys or commands",
-        "put user and password into the URL; grant the user the keys of the prefix, and +@all on them",
+        "put user and password into the URL; or grant the user what reliq doctor --acl prints",
     )  # fmt: skip
     WRONG_KEY_TYPE = (
         "WRONG_KEY_TYPE", Kind.ERROR,
         "a key of the queue holds another type of value; nothing was executed",
         "another program uses a key of this name",
         "choose another queue name or prefix, or remove that key",
+    )  # fmt: skip
+    QUEUE_HELD = (
+        "QUEUE_HELD", Kind.ERROR,
+        "a queue has either one exclusive holder, or any number of consumers; nothing was executed",
+        "somebody holds it for himself alone, or others live there or hold messages of it",
+        "end the one or the others, or wait for them: exclusive(wait=)",
+    )  # fmt: skip
+    NEWER_SCHEMA = (
+        "NEWER_SCHEMA", Kind.ERROR,
+        "a later release works on this queue, and keeps things in its keys that this one does not know",
+        "some programs were upgraded before others",
+        "upgrade the programs that run this release, one release at a time",
     )  # fmt: skip
     UNSUPPORTED_SERVER = (
         "UNSUPPORTED_SERVER", Kind.ERROR,
@@ -617,6 +798,7 @@ USUAL: Final = frozenset(
     {
         *(Reason.WAITING_TURN, Reason.SUSPECT_WAITS, Reason.DUE_LATER, Reason.DUE, Reason.ARRIVING),
         *(Reason.RETRY_BACKOFF, Reason.RELEASE_BACKOFF, Reason.LEASED, Reason.MOVING, Reason.DONE),
+        *(Reason.IN_BATCH, Reason.CANCELLED, Reason.CANCELLING),
     }
 )
 

@@ -2,48 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha1
-from importlib.resources import files
-from typing import Final, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from reliq.core.shape import ANY, FLAG, Shape
+from reliq.core.shape import ANY, FLAG, Shape, checker
 
-_FOLDER = files("reliq.core") / "lua"
+if TYPE_CHECKING:
+    from importlib.abc import ResourceLoader
+
+#: Reads out of a zip too, as importlib.resources does, which takes longer to import than all of them to read.
+_READ: Final[Callable[[str], bytes]] = cast("ResourceLoader", __spec__.loader).get_data
+_FOLDER: Final = Path(__file__).with_name("lua")
 
 
 class Script(NamedTuple):
-    """A Lua script, the SHA-1 under which Redis caches it, and what its replies look like."""
+    """A Lua script, the SHA-1 under which Redis caches it, and whether something can be a reply of it."""
 
     name: str
     source: str
     sha: str
-    shape: Shape = ANY
+    fits: Callable[[Any], bool] = checker(ANY)
 
     def __repr__(self) -> str:
         return f"<Script {self.name} {self.sha[:8]}>"
 
 
-def load(name: str, *, after: str | None = None, shape: Shape = ANY) -> Script:
+LOADED: Final[list[Script]] = []
+"""All that were loaded so far, each in the form in which it runs."""
+
+
+def load(name: str, *, after: str | tuple[str, ...] = (), shape: Shape = ANY) -> Script:
     """Read ``lua/<name>.lua``, put behind the shared functions of ``lua/<after>.lua`` if it needs them. Its
     replies have this shape."""
-    parts = [(_FOLDER / f"{part}.lua").read_text("utf-8") for part in (after, name) if part]
+    shared = (after,) if isinstance(after, str) else after
+    parts = [_READ(str(_FOLDER / f"{part}.lua")).decode() for part in (*shared, name)]
     source = "\n".join(parts)
-    return Script(name, source, sha1(source.encode(), usedforsecurity=False).hexdigest(), shape)
+    script = Script(name, source, sha1(source.encode(), usedforsecurity=False).hexdigest(), checker(shape))
+    LOADED.append(script)
+    return script
 
 
-_TRIPPED: Final = frozenset({b"ok", b"again", b"stale", b"dead"})
+_TRIPPED: Final = frozenset({b"ok", b"again", b"stale", b"dead", b"held"})
 _REAPED: Final = frozenset({b"alive", b"waiting", b"adopted", b"forgotten", b"reaped"})
 
-put = load("put", shape=FLAG)
+put = load("put", shape=[frozenset({-2, -1, 0, 1}), (frozenset({b"kept", b"replaced"}), bytes)])
 trip = load(
     "trip",
-    after="envelope",
-    shape=(_TRIPPED, int, bytes, (int, ...), FLAG, FLAG, int, int, int, (bytes, ...), int, int, int, ...),
+    after=("envelope", "admit", "marks"),
+    shape=(_TRIPPED, int, bytes, (int, ...), FLAG, int, int, int, int, (bytes, ...), int, int, bytes, ...),
 )
+begin = load("begin", shape=(FLAG, ...))
+register = load("register", shape=(int, int))
 leave = load("leave", shape=FLAG)
 renew = load("renew", shape=FLAG)
 expired = load("expired", shape=(int, bytes, ...))
-reap = load("reap", after="envelope", shape=(_REAPED, int, int, FLAG))
+reap = load("reap", after=("envelope", "unique", "marks"), shape=(_REAPED, int, int, FLAG))
 sizes = load("sizes", shape=(int, int, int, int, int))
 sweep_producers = load("sweep_producers")
 page = load("page", shape=(FLAG, bytes, ...))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from reliq import defaults
 from reliq.core import envelope as env
-from reliq.core.consumer import RETRY, ConsumerState, Message, Settle
-from reliq.core.retry import Retry
+from reliq.core.consumer import ConsumerState
+from reliq.core.message import RETRY, Message, Settle
+from reliq.core.retry import POLICY_KEY, Retry
 from reliq.errors import Bury, DecodeError, Release, RetryAfter
 
 
@@ -25,20 +26,16 @@ def judge(
         return state.bury(message, "BURIED", _text(error) or "buried by its handler", trace, failed=1)
     if isinstance(error, DecodeError):
         return state.bury(message, error.code, text, trace, failed=1)
+    after = max(0.0, error.seconds) if isinstance(error, RetryAfter) else None
+    policy = retry.of_message(message.envelope.meta.get(POLICY_KEY))
     try:
-        delay = retry.next_delay(message.envelope.attempt, error, age)
+        decided = policy.decide(message.envelope.attempt, error, age, after)
     except Exception as broken:  # noqa: BLE001 - the wait and the stop are the user's code, like the handler
-        delay, text = _by_default(message, error, age), f"{text} (and its retry policy raised {describe(broken)})"
-    if delay is None:
-        return state.bury(message, "ATTEMPTS", text, trace, failed=1)
-    if isinstance(error, RetryAfter):
-        delay = max(0.0, error.seconds)
-    return state.retry(message, delay, text)
-
-
-def _by_default(message: Message, error: BaseException, age: float) -> float | None:
-    """For a policy that fails itself: a message must never stay in hand because of that."""
-    return Retry().next_delay(message.envelope.attempt, error, age)
+        decided = Retry().decide(message.envelope.attempt, error, age)
+        text = f"{text} (and its retry policy raised {describe(broken)})"
+    if isinstance(decided, str):
+        return state.bury(message, decided, text, trace, failed=1)
+    return state.retry(message, decided, text)
 
 
 def judge_anyway(state: ConsumerState, message: Message, text: str) -> Settle:

@@ -20,8 +20,9 @@ import os
 from pathlib import Path
 
 from reliq.errors import EmbeddedUnavailable
+from reliq.settings import Settings
 
-__all__ = ["ensure", "url_or_embedded"]
+__all__ = ["ensure", "here_or_embedded", "url_or_embedded"]
 
 _OFF = frozenset({"0", "false", "no", "off"})
 
@@ -59,19 +60,25 @@ def url_or_embedded(url: str | None) -> str:
 
     Raises EmbeddedUnavailable when there is no URL and no embedded Redis.
     """
-    if url is not None:
-        return url
-    if named := os.environ.get("RELIQ_URL"):
-        return named
+    return here_or_embedded(Settings.chosen(url, None)).url or ""
+
+
+def here_or_embedded(settings: Settings) -> Settings:
+    """These settings, at the Redis that they name, else at that of the environment (RELIQ_URL, RELIQ_HOST and the
+    like), else at the embedded one, as ``url_or_embedded`` says."""
+    if settings.url is not None:
+        return settings.at(settings.url)
+    if (named := Settings.from_env().url) is not None:
+        return settings.at(named)
     if os.environ.get("RELIQ_EMBEDDED", "").strip().lower() in _OFF:
         raise EmbeddedUnavailable(
             "no Redis URL was given, RELIQ_URL is unset, and RELIQ_EMBEDDED=0 switches the embedded Redis "
             "off: pass url= or set RELIQ_URL"
         )
-    embedded = ensure()
+    url = ensure()
     if next(_fallbacks) == 0:
         _warn()
-    return embedded
+    return settings.at(url)
 
 
 def _warn() -> None:

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING
 
 from reliq import defaults
 from reliq.claiming import Claiming
-from reliq.core.consumer import Settle
+from reliq.core import orders
+from reliq.core.message import Settle
+from reliq.core.orders import Order
 from reliq.core.retry import backoff
-from reliq.errors import OutcomeUnknown, QueueFull, ReliqError, Unavailable
+from reliq.errors import OutcomeUnknown, QueueFull, QueueHeld, ReliqError, Unavailable
 from reliq.logging import log
 from reliq.model import clock
 from reliq.sync.engine import Engine
 from reliq.sync.lease import Lease
 from reliq.sync.reaper import Reaper
+from reliq.sync.scheduler import Ticker
+from reliq.sync.steward import timed
 
 if TYPE_CHECKING:
     from reliq.sync.queue import Queue
@@ -40,6 +44,7 @@ class Consumer(Claiming):
         self._ringing = threading.Lock()
         self._closing = threading.Event()
         self._reaper = Reaper(queue, scan_steps=0)
+        self._ticker = Ticker()
         self._closed = False
         try:
             self._noted(self._engine.trip(0))  # connects and registers; says now what is wrong
@@ -74,7 +79,7 @@ class Consumer(Claiming):
                 return leases[0]
             if self._is_over():
                 break
-            self._closing.wait(0.05)
+            self._closing.wait(self.state.shut or 0.05)
         raise StopIteration
 
     def _trip(self, want: int) -> None:
@@ -88,7 +93,7 @@ class Consumer(Claiming):
     def _wait(self, left: float | None) -> None:
         """Sleep in BLMOVE until there may be something. One thread rings, the others wait for their turn."""
         seconds = self._wait_for(left)
-        if self.state.suspects_wait or seconds < 0.005:  # BLMOVE would take 0 for ever
+        if self._leaves_some or seconds < 0.005:  # BLMOVE would take 0 for ever
             self._closing.wait(seconds)
         elif self._ringing.acquire(timeout=seconds):
             try:
@@ -99,6 +104,9 @@ class Consumer(Claiming):
                 self._closing.wait(min(seconds, 0.25))
             finally:
                 self._ringing.release()
+
+    def _ticks_due(self) -> None:
+        self._ticker.fire(self._queue)
 
     def settle(self, settle: Settle) -> bool:
         """Have it done by a trip and wait for the answer; settles of several threads share trips."""
@@ -117,12 +125,22 @@ class Consumer(Claiming):
             try:
                 if self._trip_due(self._engine.answered_at):
                     self._trip(0)
+                if (order := self._taken_order()) is not None:
+                    self._answer(order)
                 duty = self._takes_duty()
                 if duty:
                     report = self._reaper.on_duty(self._queue, duty)
                     self._reaped(report)
+            except QueueHeld:  # the engine has told of it, once
+                pass
             except ReliqError as error:
                 log.error("queue %r: %s", self._queue.name, error)
+
+    def _answer(self, order: Order) -> None:
+        """Say from afar how this consumer is."""
+        links, keys, name = self._queue.links, self._options.keys, self.state.name
+        report = self._report(order, *timed(links))
+        links.run(orders.answer(keys, name, order.number, report))
 
     def _check(self) -> None:
         if self._pid != os.getpid():
@@ -144,10 +162,13 @@ class Consumer(Claiming):
             try:
                 self._engine.trip(0)
                 self._give_back()  # the answer of an earlier trip may have brought more
+            except QueueHeld:  # then there is nothing of ours
+                break
             except ReliqError as error:
                 log.warning("queue %r: closing: %s", self._queue.name, error)
                 time.sleep(0.05)
         self._engine.leave(bell_ended=self._engine.end_bell())
+        self._ticker.stop()
 
     def __enter__(self) -> Consumer:
         return self

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from reliq.core import ops
 from reliq.core.command import Command
 from reliq.core.consumer import Answer
 from reliq.core.outcome import Moved
 from reliq.core.topology import HOPS
-from reliq.errors import OutcomeUnknown, QueueFull, Refused, ReliqError
+from reliq.errors import NewerSchema, OutcomeUnknown, QueueFull, QueueHeld, Refused, ReliqError, WrongKeyType
 from reliq.logging import log
 from reliq.model import clock
 from reliq.tripping import Tripping
 
 if TYPE_CHECKING:
     from reliq.sync.queue import Queue
+
+
+T = TypeVar("T")
+
+
+class Rest(NamedTuple):
+    """What came of a trip that was sent behind a BLMOVE. ``refused``: that BLMOVE failed, and did not wait."""
+
+    command: Command
+    sent_at: float
+    reply: Any
+    refused: bool
 
 
 class Engine(Tripping):
@@ -33,8 +46,9 @@ class Engine(Tripping):
         super().__init__(options, who)
         self.queue = queue
         self._lock = threading.Lock()
+        self._preparing = threading.RLock()  # a thread that was interrupted before it let go may take it again
         self._trips = queue.links.new(name="reliq-trip")
-        self._bells = queue.links.new(name="reliq-bell", read_timeout=options.block + options.timeout)
+        self._bells = queue.links.new(name="reliq-bell", read_timeout=queue.settings.patience)
         # A trip whose answer nobody has read yet, and when it was sent.
         self._sent: tuple[Command, float] | None = None
         self._bell_id = 0
@@ -52,18 +66,49 @@ class Engine(Tripping):
                 self._trips.send(command)
                 self._sent = command, sent_at
 
-    def trip(self, want: int) -> Answer:
+    def trip(self, want: int, *, look: bool = True) -> Answer:
         """One trip: that which is under way, or a new one. Raises what went wrong; nothing is lost by that, and a
-        later call repeats it."""
+        later call repeats it. ``look``: see ``ConsumerState.answered``."""
         with self._lock:
             try:
                 reply, sent_at = self._under_way() or self._run(lambda now: self.state.trip(want, now))
+                if self._is_over(reply, sent_at):
+                    reply, sent_at = self._end_hold()
             except (Refused, OutcomeUnknown) as error:
                 self._note_down(error)
                 raise
-            answer = self._take(reply, sent_at)
+            answer = self._take(reply, sent_at, look=look)
         self._announce(answer)
-        return answer
+        return self.prepared(answer) if look and self.state.can_prepare else answer
+
+    def prepared(self, answer: Answer) -> Answer:
+        """With those messages for which something had to be done first, as far as that goes now. What is left is
+        tried again after the next trip."""
+        if not self._preparing.acquire(blocking=False):  # another thread is at it, and gets them all
+            return answer
+        state, messages = self.state, list(answer.messages)
+        try:
+            while (due := state.preparation) is not None:
+                try:
+                    reply = self.queue.links.run(due.command)
+                except WrongKeyType:  # somebody has put something else there
+                    reply = None
+                messages += due.done(reply)
+            self._unprepared = False
+        except ReliqError as error:
+            self._note_unprepared(error)
+        except BaseException:  # interrupted: the next trip brings what nobody gets now
+            state.left_over += messages
+            raise
+        finally:
+            self._preparing.release()
+        return answer._replace(messages=state.in_order(messages))
+
+    def _end_hold(self) -> tuple[Any, float]:
+        """End the hold of somebody whose lease is over, and make the trip again that found it."""
+        ending = self._ending(self._trips.server.identity)
+        self._run(lambda now: ending)
+        return self._run(lambda now: self.state.trip(0, now))
 
     def _under_way(self) -> tuple[Any, float] | None:
         """The answer to what ``begin`` has sent, as ``_run`` gives it; None if nothing was, or it has to be sent
@@ -76,7 +121,11 @@ class Engine(Tripping):
 
     def _reach(self) -> None:
         if self._trips.connect():
-            self._connected()
+            try:
+                self._connected()
+            except NewerSchema:
+                self._trips.close()  # so that the next trip does not get through, either
+                raise
 
     def _run(self, make: Callable[[float], Command]) -> tuple[Any, float]:
         """Run a command on the trips' connection, and again where the slot has moved to: (reply, when sent)."""
@@ -91,8 +140,12 @@ class Engine(Tripping):
         self.state.reconnected(self._trips.server.identity)
         registration = self.queue.options.registration()
         if self._trips.server.cluster:  # in another slot, whose node may be down while ours is not
-            with suppress(ReliqError):
+            try:
                 self.queue.links.run(registration)
+            except NewerSchema:
+                raise
+            except ReliqError:
+                pass
             return
         with suppress(QueueFull):  # a full Redis takes no new entry, but it can be drained
             self._trips.run(registration)
@@ -102,36 +155,91 @@ class Engine(Tripping):
 
         Nothing depends on the reply: a lost, late or doubled one is answered by the next trip.
         """
-        if self._bells.connect() or not self._bell_id:
-            self._bell_id = self._bells.server.client_id
-            self.on_bell()  # before it can take a message: who sees us die must be able to end it
+        self._reach_bell()
+        self._call(lambda: self._bells.run(ops.bell(self.state.keys, self.state.name, seconds)))
+
+    def rest(self, seconds: float, want: int) -> Rest | None:
+        """Wait like ``ring``, with the next trip right behind it on the same connection: with nothing in hand, a
+        message is here after one round trip. ``rested`` takes what came of it.
+
+        None: there is no such trip now. The trip is unanswered while we wait; whoever needs one meanwhile sends it
+        again, as always, and then what comes here is no answer any more.
+        """
+        is_new = self._reach_bell()
+        with self._lock:
+            if is_new:
+                self.state.reconnected(self._bells.server.identity)
+            if self.state.unanswered or self._bells.server.identity != self.state.server:
+                return None
+            sent_at = clock()
+            command = self.state.trip(want, sent_at)
+            if self.state.under_way:  # somebody has finished meanwhile, and may wait to hear of it
+                return None
+        both = [ops.bell(self.state.keys, self.state.name, seconds), command]
+        replies = self._call(lambda: self._bells.pipeline(both))
+        return None if replies is None else Rest(command, sent_at, replies[1], isinstance(replies[0], ReliqError))
+
+    def rested(self, rest: Rest) -> Answer | None:
+        """The answer to the trip that waited behind the bell; None if it got none there, or another copy did."""
+        with self._lock:
+            if isinstance(rest.reply, ReliqError):
+                return None
+            if not self.state.awaits(rest.command):
+                self._duty = int(rest.reply[8])
+                return None
+            try:
+                answer = self._take(rest.reply, rest.sent_at)
+            except QueueHeld:  # the next trip meets it, too
+                return None
+        self._announce(answer)
+        return self.prepared(answer) if self.state.can_prepare else answer
+
+    def _reach_bell(self) -> bool:
+        """Connect the bell; True if that is a new connection."""
+        if not self._bells.connect() and self._bell_id:
+            return False
+        self._bell_id = self._bells.server.client_id
+        self.on_bell()  # before it can take a message: who sees us die must be able to end it
+        return True
+
+    def _call(self, blmove: Callable[[], T]) -> T | None:
+        """Make this call, noting that it may be under way until its reply is known; None: it is over with that."""
         call = (self._bells.server.run_id, self._bell_id)
         self._unanswered.add(call)
         if self._bell_over:  # set before end_bell() looks at what is unanswered: one of us sees the other
             self._unanswered.discard(call)
-            return
+            return None
         try:
-            self._bells.run(ops.bell(self.state.keys, self.state.name, seconds))
+            reply = blmove()
         except Refused:
             self._unanswered.discard(call)
             raise
         self._unanswered.discard(call)
+        return reply
 
-    def end_bell(self, *, wait: threading.Event | None = None) -> bool:
+    def interrupt(self) -> None:
+        """End the wait of whoever waits for the bell, who comes back at once. If Redis does not answer, he comes
+        back later."""
+        with suppress(ReliqError):
+            if self._bell_id:  # not on the connection for trips, on which one may be under way
+                self.queue.links.run(ops.unblock(self._bell_id))
+
+    def end_bell(self, *, is_over: Callable[[], bool] = lambda: True) -> bool:
         """End every BLMOVE of ours that may be under way, also on connections that we have lost; True if none can
         be any more.
 
-        ``wait`` is set by the thread that rings once it has come back.
+        ``is_over``: whether the thread that waits for it has come back.
         """
         self._bell_over = True
         with self._lock:
             self._drop()
             try:
-                for _ in range(10):  # more than once: its BLMOVE may be on the way when the first one comes
-                    if wait is None or wait.is_set() or not self._bell_id:
+                for tries in range(100):
+                    if is_over() or not self._bell_id:
                         break
-                    self._trips.run(ops.unblock(self._bell_id))
-                    wait.wait(0.1)
+                    if tries % 10 == 0:  # more than once: its BLMOVE may be on the way when the first one comes
+                        self._trips.run(ops.unblock(self._bell_id))
+                    time.sleep(0.01)
                 self._trips.connect()
                 here = self._trips.server.run_id
                 for _, id in [call for call in list(self._unanswered) if call[0] == here and all(call)]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 
-from reliq.core.consumer import Message, Settle
+from reliq.core.message import Message, Settle
 from reliq.core.pace import Pace
+from reliq.ranking import Lines
 from reliq.running import Board, CoroutineExecutor
 from reliq.sync.station import Station
 
@@ -15,14 +17,24 @@ from reliq.sync.station import Station
 class AsyncExecutor(CoroutineExecutor[Station]):
     """An event loop in one thread, on which up to ``concurrency`` coroutine handlers run at once."""
 
-    def __init__(self, pace: Pace, defer: Callable[[Message], None], board: Board | None) -> None:
+    def __init__(
+        self,
+        pace: Pace,
+        defer: Callable[[Message], None],
+        waiting: Lines | deque[Message],
+        board: Board | None,
+    ) -> None:
         # On the board its slots stand behind those of the threads, which may run handlers beside it.
-        super().__init__(pace, defer, _AsyncSettler, board=board, first_slot=pace.concurrency)
+        super().__init__(pace, defer, _AsyncSettler, waiting=waiting, board=board, first_slot=pace.concurrency)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="reliq-asyncio", daemon=True)
         self._thread.start()
 
-    def submit(self, messages: list[Message]) -> None:
+    def call_off(self, message: Message) -> None:
+        """This message was cancelled."""
+        self._loop.call_soon_threadsafe(super().call_off, message)
+
+    def submit(self, messages: list[Message], *, ours: int = 0) -> None:
         """Run these, in order, as soon as slots are free."""
         self.waiting.extend(messages)
         self._loop.call_soon_threadsafe(self.start)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol
 
-from reliq.core.consumer import ConsumerState, Message, Settle
+from reliq.core.consumer import ConsumerState
+from reliq.core.message import Message, Settle
 from reliq.core.retry import Retry
 from reliq.core.verdict import describe
 from reliq.lease import Leased, report

@@ -14,21 +14,31 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from reliq.ack import Handler
-from reliq.core.consumer import Message
+from reliq.core.consumer import FIRE, Answer
+from reliq.core.message import Message
+from reliq.core.pace import QUICK
 from reliq.errors import ReliqError
+from reliq.inspecting import SlowWatch
 from reliq.lease import fate, settle_for
-from reliq.logging import log
+from reliq.logging import about, log
 from reliq.model import clock
 from reliq.running import Slot, ThreadExecutor
 from reliq.sync.board import Board
 from reliq.sync.executor import AsyncExecutor
 from reliq.sync.queue import Queue
+from reliq.sync.scheduler import Ticker
 from reliq.sync.station import Station
+from reliq.sync.steward import Steward
 from reliq.sync.sweeper import Sweeper
-from reliq.working import Working, tell_unfinished
+from reliq.working import Working, give_back, tell_unfinished
 
 #: Seconds after which the loop looks on while handlers serve themselves, in case one of them does block.
 _LOOK_ON: Final = 0.005
+#: The same while single messages come, for handlers that are quick on the whole: to be woken for each would take
+#: longer than they do.
+_GLANCE: Final = 0.1
+#: So long after the last message, seconds.
+_TRICKLE: Final = 1.0
 
 Handlers = list[tuple[Handler[..., Any], Queue]]
 
@@ -43,9 +53,16 @@ class Loop(Working[Station]):
         self._board = board
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._awake = False
+        self._looks_at = 0.0  # when it looks around without being woken
+        self._fed_at = 0.0  # when the last messages came
         self._turning = threading.Lock()
         self._executors: dict[bool, ThreadExecutor[Station] | AsyncExecutor] = {}
         self._sweeper: Sweeper | None = None
+        self._ticker = Ticker()
+        self._slow = SlowWatch()
+        self._steward = Steward(self)
+        #: It was told from afar to stop, and is not to be replaced.
+        self.dismissed = False
 
     # -- from anywhere ----------------------------------------------------------------------------------
 
@@ -60,6 +77,16 @@ class Loop(Working[Station]):
         self.stops += 1
         self._awake = True
         self._bell.put(None)
+
+    def dismiss(self) -> None:
+        """Stop, and let nobody start another process in this place."""
+        self.dismissed = True
+        self.stop()
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The places for handlers at work."""
+        return [slot for executor in list(self._executors.values()) for slot in executor.slots]
 
     # -- the boot path ----------------------------------------------------------------------------------
 
@@ -76,7 +103,7 @@ class Loop(Working[Station]):
     def _open(self) -> None:
         """Connect every queue first, so that what is wrong is said at once and nothing is half open."""
         for _, queue in self._handlers:
-            queue.ping()
+            queue.enroll()
         for index, (handler, queue) in enumerate(self._handlers):
             if handler.is_async not in self._executors:
                 self._executors[handler.is_async] = self._executor(handler.is_async)
@@ -85,15 +112,15 @@ class Loop(Working[Station]):
             self._show(station)  # before its first trip, which may claim already
             self.stations.append(station)
         self._sweeper = Sweeper(self.stations)
-        names = ", ".join(handler.name for handler, _ in self._handlers)
+        names = ", ".join(dict.fromkeys(handler.name for handler, _ in self._handlers))
         log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)
 
     def _executor(self, is_async: bool) -> ThreadExecutor[Station] | AsyncExecutor:
         if is_async:
-            return AsyncExecutor(self.pace, self._defer, self._board)
+            return AsyncExecutor(self.pace, self._defer, self.lines(), self._board)
         return ThreadExecutor(
             self.pace, self._defer, lambda station: station, refill=self._refill, rested=self._rested,
-            board=self._board,
+            waiting=self.lines(), board=self._board,
         )  # fmt: skip
 
     # -- one turn ---------------------------------------------------------------------------------------
@@ -103,7 +130,10 @@ class Loop(Working[Station]):
         with self._turning:
             if self.stop_requested():
                 self._give_back_waiting()
+                for station in self.stations:
+                    station.interrupt()
             now = clock()
+            self.return_overtaken(now)
             if not self._is_served(now):
                 self._make_due_trips(now)
         self._watch(now)
@@ -114,24 +144,82 @@ class Loop(Working[Station]):
         answered_at = min(station.engine.answered_at for station in self.stations)
         return now - answered_at < _LOOK_ON and any(e.serves_itself for e in self._executors.values())
 
-    def _make_due_trips(self, now: float) -> bool:
-        """True if one of them brought messages."""
-        brought = False
-        for station in self.in_turn():
-            if station.due_in(now, station.engine.answered_at, free=self.free > 0) == 0.0:
-                brought = self._trip(station) or brought
-        return brought
+    def _make_due_trips(self, now: float, *, ours: int = 0) -> bool:
+        """True if one of them brought messages. ``ours``: see ``ThreadExecutor.submit``."""
+        brought = 0
+        for _ in self.rounds:
+            room, left = self.rooms(), 0
+            for station in self.in_turn():
+                want = room(station)
+                if station.due_in(now, station.engine.answered_at, free=want > 0) == 0.0:
+                    got = self._trip(station, want, ours)
+                    brought += got
+                    left += max(0, want - got)
+            if gathered := self.gathered():
+                self._submit(gathered, ours)
+            if not left:
+                break
+        return brought > 0
 
     def _refill(self) -> bool:
-        """Called by a handler's thread that has run out of messages: make the trip that is due, right there. True
-        if there is more to do. If another thread is at it, the loop sees to what that trip has missed."""
-        if self._turning.acquire(blocking=False):
+        """Called by a handler's thread that has run out of messages: make the trip that is due, right there, and
+        if there is nothing to do, wait for a message there too. True if there is more to do. If another thread
+        is at it, the loop sees to what that trip has missed."""
+        while self._turning.acquire(timeout=_LOOK_ON):  # the loop may just look around
             try:
-                if self.leave_by is None:
-                    return self._make_due_trips(clock())
+                if self.leave_by is not None:
+                    break
+                if self._make_due_trips(clock(), ours=1):
+                    self._leave_bells()
+                    return True
+                station, want = self._take_bell(), self.share
             finally:
                 self._turning.release()
+            if station is None:
+                return False
+            if self._rest(station, want):
+                return True
         self.wake()
+        return False
+
+    def _take_bell(self) -> Station | None:
+        """The queue for whose messages the calling thread may wait; for others their bells do."""
+        if self.may_rest and self.stations[0].take_bell():
+            return self.stations[0]
+        for station in self.stations:
+            station.arm()
+        return None
+
+    def _rest(self, station: Station, want: int) -> bool:
+        """Wait in a handler's thread for a message, with the trip that claims it right behind the bell: nobody has
+        to be woken for it. True if there is something to do."""
+        threads = self._executors[False]
+        assert isinstance(threads, ThreadExecutor)
+        rest = threads.listen(lambda: station.rest(want))
+        before = station.engine.answered_at
+        with self._turning:
+            answer = station.rested(rest)
+            if answer is not None and self._took(station, answer, before, ours=1):
+                self._leave_bells()
+        return bool(threads.waiting)
+
+    def _leave_bells(self) -> None:
+        """Called by a handler's thread that goes on with messages: should one take long, the loop has to let the
+        bell ring for the next."""
+        soon = _GLANCE if self.pace.quick else _LOOK_ON
+        if clock() + soon < self._looks_at and any(station.bell_for is not None for station in self.stations):
+            self.wake()
+
+    def _arm_bells(self, now: float) -> bool:
+        """Let the bells ring that are wanted; True: one is left to a handler's thread that may be back at once."""
+        threads = self._executors.get(False)
+        for station in self.stations:
+            if station.bell_for is None or station.resting or station.bell.armed:
+                continue
+            if self.may_rest and isinstance(threads, ThreadExecutor) and threads.is_quick(now):
+                return True
+            with self._turning:  # or a handler's thread might take it at the same moment
+                station.arm()
         return False
 
     def _rested(self) -> None:
@@ -139,28 +227,45 @@ class Loop(Working[Station]):
         if self.leave_by is not None:
             self.wake()
 
-    def _trip(self, station: Station) -> bool:
+    def _trip(self, station: Station, want: int, ours: int) -> int:
+        """How many messages it brought."""
         before = station.engine.answered_at
-        answer = station.trip(self.share)
-        if answer is None:
-            return False
+        answer = station.trip(want, lambda: self.ahead(station))
+        if answer is None or not self._took(station, answer, before, ours=ours):
+            return 0
+        station.interrupt()
+        return len(answer.messages)
+
+    def _took(self, station: Station, answer: Answer, before: float, *, ours: int) -> bool:
+        """Hand on what a trip brought; True if that is something. ``before``: when the one before was answered."""
         if self._sweeper is not None:
             if self.was_cut_off(station, before, answer.server_ms):
                 self._sweeper.hold(station.options.lease)
             if answer.sweep:
-                self._sweeper.sweep(station.queue, answer.sweep)
+                self._see_to(station.queue, answer.sweep)
+        if answer.order:
+            self._steward.take(station, answer)
+        if answer.called_off:
+            self.end(answer.called_off, self._executors.values())
         self._show(station)
         if answer.messages:
-            self.got_messages(station)
+            self._fed_at = station.engine.answered_at
+            self.got_messages(station, len(answer.messages))
         if self.leave_by is None:
-            self._submit(answer.messages)
+            self._submit(self.gather(answer.messages), ours)
         else:  # asked for before that
             station.give_back(answer.messages)
-        if self.may_begin(station):
-            station.begin(self.share)
         if not answer.messages and self.is_empty() and self.begin_to_leave(float("inf")):
             self.wake()
         return bool(answer.messages)
+
+    def _see_to(self, queue: Queue, duty: int) -> None:
+        """Have done what the server has asked this worker to do for all."""
+        assert self._sweeper is not None
+        if duty == FIRE:
+            self._ticker.fire(queue)
+        else:
+            self._sweeper.sweep(queue, duty)
 
     def _show(self, station: Station) -> None:
         """Tell the supervisor under which name and with which connections this queue is claimed from."""
@@ -168,32 +273,29 @@ class Loop(Working[Station]):
             name, bell_id = station.state.name, station.engine.bell_id
             self._board.show_station(station.index, name, bell_id, station.engine.answered_at)
 
-    def _submit(self, fresh: list[Message]) -> None:
+    def _submit(self, fresh: list[Message], ours: int = 0) -> None:
         messages = self.ready(fresh)
         for is_async, executor in self._executors.items():
             mine = messages
             if len(self._executors) > 1:
                 mine = [m for m in messages if m.state.owner.handler.is_async is is_async]
             if mine:
-                executor.submit(mine)
+                executor.submit(mine, ours=ours)
 
     def _defer(self, message: Message) -> None:
         self.defer(message)
         self.wake()
 
     def _sleep(self, now: float) -> None:
-        free = self.free > 0
-        pause = min([1.0, *(s.due_in(now, s.engine.answered_at, free=free) for s in self.stations)])
-        for executor in self._executors.values():
-            if executor.serves_itself:
-                pause = min(pause, _LOOK_ON) if pause else _LOOK_ON
-            if executor.nudge(now):
-                pause = min(pause, 0.002)
+        pause = self._pause(now)
+        if self._arm_bells(now):
+            pause = min(pause, 2 * QUICK)
         if self.holds_back:
             pause = min(pause, 0.05)
             with self._turning:
                 self._submit([])
         if pause > 0 and not self._awake:
+            self._looks_at = now + pause
             try:
                 self._bell.get(timeout=pause)
             except Empty:
@@ -201,12 +303,28 @@ class Loop(Working[Station]):
         while not self._bell.empty():
             self._bell.get()
 
+    def _pause(self, now: float) -> float:
+        """Seconds after which to look around, if nobody wakes us before."""
+        room = self.rooms()
+        pause = min([1.0, *(s.due_in(now, s.engine.answered_at, free=room(s) > 0) for s in self.stations)])
+        if self.pace.quick and now - self._fed_at < _TRICKLE:
+            pause = min(pause, _GLANCE)
+        for executor in self._executors.values():
+            if executor.serves_itself:
+                pause = min(pause, _LOOK_ON) if pause else _LOOK_ON
+            if executor.waiting:  # then no handler's thread may see that there is something to settle
+                pause = min(pause, _LOOK_ON)
+            if executor.nudge(now):
+                pause = min(pause, 0.002)
+        return pause
+
     # -- handlers past their time -----------------------------------------------------------------------
 
     def _watch(self, now: float) -> None:
         threads = self._executors.get(False)
         for slot in threads.overdue(now) if threads else ():
             self._overdue(slot)
+        self._slow.look((slot for e in self._executors.values() for slot in e.slots), now)
 
     def _overdue(self, slot: Slot) -> None:
         """A thread cannot be killed. Supervised: fail its message and let the process be replaced. Else:
@@ -221,7 +339,7 @@ class Loop(Working[Station]):
             log.error(
                 "handler %s is stuck: message %s is past its timeout of %s s. A thread cannot be killed; with "
                 "processes=2 (or reliq worker) its process would be replaced. It is here:\n%s",
-                name, message.id, timeout, stack,
+                name, message.id, timeout, stack, extra=about(message),
             )  # fmt: skip
             return
         slot.failed = message
@@ -229,7 +347,7 @@ class Loop(Working[Station]):
         settle = settle_for(station.state, message, station.handler.retry, error, stack)
         log.error(
             "handler %s: message %s is past its timeout of %s s: %s; this process is replaced. It is here:\n%s",
-            name, message.id, timeout, fate(settle), stack,
+            name, message.id, timeout, fate(settle), stack, extra=about(message),
         )  # fmt: skip
         station.finish(settle)
         if self.retire():
@@ -240,8 +358,7 @@ class Loop(Working[Station]):
     def _give_back_waiting(self) -> None:
         """What no handler has seen goes back now, not after the grace."""
         waiting = [message for e in self._executors.values() for message in e.take_waiting()]
-        for message in [*waiting, *self.take_held_back()]:
-            message.state.owner.give_back([message])
+        give_back([*waiting, *self.take_held_back()])
         self.wake()
 
     def _close(self) -> bool:
@@ -261,6 +378,7 @@ class Loop(Working[Station]):
             executor.close()
         if self._sweeper is not None:
             self._sweeper.stop()
+        self._ticker.stop()
         log.info("worker stopped")
         return clean
 

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from reliq import defaults, embedded, model
-from reliq.core import flows, ops
+from reliq.core import beside, flows, ops
 from reliq.core.codec import Codec
 from reliq.core.flows import Sizes
 from reliq.core.retry import Retry
-from reliq.errors import OutcomeUnknown, PutManyError, Refused, Unavailable
+from reliq.errors import NewerSchema, OutcomeUnknown, PutManyError, Refused, ReliqError, Unavailable
+from reliq.hooks import open_to
+from reliq.logging import log
 from reliq.model import Receipt
+from reliq.settings import Settings
 from reliq.sync.connection import Links
 
 if TYPE_CHECKING:
     from reliq.ack import Handler, P, R
     from reliq.core.explain import Explanation
+    from reliq.core.gate import Gate
+    from reliq.core.schedule import Schedule
+    from reliq.core.unique import Unique
     from reliq.sync.consumer import Consumer
+    from reliq.sync.exclusive import Exclusive
 
 
+@open_to(put="put", put_many="put_many")
 class Queue:
     """A reliable queue on a Redis list. Making one does no I/O; the first operation connects.
 
@@ -29,10 +37,16 @@ class Queue:
     Cluster one node is enough, or several: redis://h1:7000,h2:7001/0. Behind Sentinels, with the master's name:
     redis+sentinel://[user:password@]h1:26379,h2:26379/mymaster/0 (the sentinels' own password, if they have one,
     as ?sentinel_password=…). Both are followed through failovers.
+    ``settings``: the same and more, as a ``Settings`` or a mapping with its keys (from YAML or JSON); what it does
+    not say, the environment does.
     ``key``: adopt an existing list of this name. ``codec``: "msgpack" (default), "json", "bytes" or an
     object with name, encode, decode; raw elements of foreign producers are read by it, as JSON if none
     is named. ``prefix``: of all keys, default ``$RELIQ_PREFIX`` or ``reliq``. ``lease``, ``block``,
     ``timeout``: seconds, see the table of defaults. ``retry``: the policy for failing handlers.
+    ``claim_check``: encoded bodies of more bytes lie beside the list, so that no settle sends them back.
+    ``trace``: of which share of the messages that are put here every step is written down, 0 to 1 (True: of all);
+    default ``$RELIQ_TRACE`` or none.
+    ``levels``: for ``put(priority=)``, True (high 6, normal 3, low 1) or names and weights; see ``level``.
     Threads may share a queue. After a fork it opens connections of its own.
     """
 
@@ -41,18 +55,24 @@ class Queue:
         name: str,
         url: str | None = None,
         *,
+        settings: Settings | Mapping[str, Any] | None = None,
         key: str | None = None,
         codec: str | Codec | None = None,
         prefix: str | None = None,
         lease: float = defaults.LEASE,
-        block: float = defaults.BLOCK,
-        timeout: float = defaults.TIMEOUT,
+        block: float | None = None,
+        timeout: float | None = None,
         retry: Retry | None = None,
         max_losses: int = defaults.MAX_LOSSES,
         max_body: int = defaults.MAX_BODY,
+        claim_check: int = defaults.CLAIM_CHECK,
+        trace: float | None = None,
+        levels: Mapping[str, int] | bool = False,
     ) -> None:
+        here = Settings.chosen(url, settings)
         self.options = model.options(
             name,
+            here,
             key=key,
             codec=codec,
             prefix=prefix,
@@ -62,29 +82,52 @@ class Queue:
             retry=retry,
             max_losses=max_losses,
             max_body=max_body,
+            claim_check=claim_check,
+            trace=trace,
+            levels=levels,
         )
-        self._open(url)
+        self._open(here.with_times(self.options.block, self.options.timeout))
 
-    def _open(self, url: str | None) -> None:
-        self.url = url
-        self.links = Links(
-            lambda: embedded.url_or_embedded(url), timeout=self.options.timeout, keys=self.options.keys
-        )
-        self._producers = model.Producers(self.options.keys)
+    def _open(self, settings: Settings) -> None:
+        self.settings = settings
+        self.links = Links(lambda: embedded.here_or_embedded(settings), keys=self.options.keys)
+        self._producers = self.options.producers()
         self._registered = False
+        self._levels: dict[str, Queue] = {}
 
     @classmethod
-    def of(cls, options: model.QueueOptions, url: str | None) -> Queue:
+    def of(cls, options: model.QueueOptions, settings: Settings) -> Queue:
         """A queue of settings that were checked before."""
         queue = cls.__new__(cls)
         queue.options = options
-        queue._open(url)
+        queue._open(settings)
         return queue
 
     @property
     def name(self) -> str:
         """The queue's name."""
         return self.options.name
+
+    @property
+    def url(self) -> str | None:
+        """Where Redis is, with the password if it has one; None: the environment or the embedded one."""
+        return self.settings.url
+
+    def level(self, level: str) -> Queue:
+        """The queue in which the messages of one level stand, with the same settings and connections: a queue like
+        any other, named ``emails.high``; "normal" is this one itself. A worker for this one serves all of its
+        levels; who consumes without one, asks for ``size``, cancels or revives, does that level by level.
+        ConfigError if there is none of this name.
+        """
+        found = self._levels.get(level)
+        if found is None:
+            options = self.options.level(level)
+            if options is self.options:
+                return self
+            made = Queue.of(options, self.settings)
+            made.links = self.links.of(options.keys)
+            found = self._levels.setdefault(level, made)
+        return found
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r}>"
@@ -98,21 +141,37 @@ class Queue:
         id: str | None = None,
         delay: float | None = None,
         at: datetime | None = None,
+        retry: Retry | None = None,
+        expires: float | datetime | None = None,
+        unique: Unique | str | None = None,
+        priority: str | None = None,
         replicas: int = 0,
         fsync: bool = False,
     ) -> Receipt:
-        """Accept one message; returns its id (32 hex digits; a str that is a Receipt). One round trip.
+        """Accept one message; returns its id (32 hex digits; a str that is a Receipt). One round trip, or two for
+        a body that lies beside the list.
 
         ``delay`` seconds or an aware datetime ``at`` say when it becomes ready, by the server's clock.
+        ``retry``: how often, when and until when this one is tried again, whatever the policy of its handler says
+        of that: ``Retry(attempts=, wait=, max_age=)``.
+        ``expires``: so many seconds from now, or at an aware datetime, no attempt begins any more: it is
+        dead-lettered as EXPIRED (by the producer's clock and the server's).
+        ``unique``: a key, of which no second message is put until this one is done, or a ``Unique``, which says
+        until when, and what happens instead. The receipt tells: ``.added`` is False if nothing was put, and
+        then it is the id of the message that is there.
         ``id``: a text of your own; the same id within an hour adds no second copy, from any process.
+        ``priority``: the name of one of the queue's ``levels``; ``unique`` and ``id`` count within that.
         ``replicas``: so many replicas have to confirm it (WAIT); ``fsync``: the primary has to have it on disk
         (WAITAOF, Redis 7.2 or later); what was confirmed stands in the receipt, a shortfall is OutcomeUnknown.
         Raises Refused (QueueFull, Unavailable, …: it is not in), or OutcomeUnknown (it may be; the error
         can be given to ``repeat``), BodyError, ConfigError.
         """
-        raw_id, element = self.options.element(body, id)
-        confirm = model.confirm(replicas, fsync, self.options.timeout)
-        [receipt] = self._send([raw_id], [element], model.due(delay, at), self.options.marker(id), confirm)
+        to = self if priority is None else self.level(priority)
+        only = model.unique(unique)
+        raw_id, element = to.options.element(body, id, model.extra(retry, expires, only))
+        confirm = model.confirm(replicas, fsync, to.options.timeout)
+        claim = None if only is None else only.only(to.options.keys, raw_id)
+        [receipt] = to._send([raw_id], [element], model.due(delay, at), to.options.marker(id), confirm, claim)
         return receipt
 
     def put_many(
@@ -121,38 +180,49 @@ class Queue:
         *,
         delay: float | None = None,
         at: datetime | None = None,
+        retry: Retry | None = None,
+        expires: float | datetime | None = None,
+        priority: str | None = None,
         replicas: int = 0,
         fsync: bool = False,
     ) -> list[str]:
         """Accept many messages, in order; returns their ids. One round trip per 1,000 or 256 kB, each confirmed
-        as ``replicas`` and ``fsync`` say. The ids are receipts, as that of ``put``.
+        as ``replicas`` and ``fsync`` say; all of one ``priority``. The ids are receipts, as that of ``put``.
 
         Raises PutManyError, which lists what was accepted, refused and unknown, if it goes through in part.
         """
-        due, confirm = model.due(delay, at), model.confirm(replicas, fsync, self.options.timeout)
+        to = self if priority is None else self.level(priority)
+        due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
         receipts: list[str] = []
-        ids, elements = self.options.elements(bodies)
+        ids, elements = to.options.elements(bodies, model.extra(retry, expires))
         done = 0
-        for chunk in ops.chunks(elements):
+        for chunk in ops.chunks(elements, to.options.most_at_once):
             part = ids[done : done + len(chunk)]
             try:
-                receipts += self._send(part, chunk, due, "", confirm)
+                receipts += to._send(part, chunk, due, "", confirm)
             except (Refused, OutcomeUnknown) as error:
                 raise model.partly(error, ids, done, len(part)) from error
             done += len(chunk)
         return receipts
 
     def _send(
-        self, ids: list[bytes], elements: list[bytes], due: ops.Due, marker: str, confirm: ops.Confirm
+        self,
+        ids: list[bytes],
+        elements: list[bytes],
+        due: ops.Due,
+        marker: str,
+        confirm: ops.Confirm,
+        only: ops.Only | None = None,
     ) -> list[Receipt]:
         if not self._registered:
+            self._register("Nothing was put: put again.")
+        if isinstance(large := elements[0], beside.Beside):
             try:
-                self.links.insist(self.options.registration())
-            except OutcomeUnknown as error:  # of the index entry: the put itself was not sent
+                self.links.insist(beside.bring(large, self.name))
+            except OutcomeUnknown as error:  # of what nobody knows of without a put
                 raise Unavailable(f"{error} Nothing was put: put again.") from error
-            self._registered = True
         producer = self._producers.take()
-        command = producer.put(elements, due, marker, confirm)
+        command = producer.put(elements, due, marker, confirm, only)
         receipts: list[Receipt] = []
 
         def name() -> None:
@@ -169,6 +239,14 @@ class Queue:
         self._producers.give_back(producer)
         return receipts
 
+    def _register(self, remedy: str) -> None:
+        """Be in the index before the first of what it is to find."""
+        try:
+            self.links.insist(self.options.registration())
+        except OutcomeUnknown as error:  # of the index entry: nothing else was sent
+            raise Unavailable(f"{error} {remedy}") from error
+        self._registered = True
+
     def repeat(self, error: OutcomeUnknown | PutManyError) -> list[str]:
         """Send a put of unknown outcome once more; the server keeps one copy. Returns its ids. It waits for the
         same ``replicas`` and ``fsync`` again."""
@@ -179,33 +257,118 @@ class Queue:
             raise OutcomeUnknown(str(again), ids=ids, replay=replay) from again
         return [*model.confirmed(list(map(Receipt, ids)), reply, replay)]
 
+    # -- schedules --------------------------------------------------------------------------------------
+
+    def schedule(
+        self,
+        name: str,
+        body: Any,
+        *,
+        cron: str | None = None,
+        every: float | None = None,
+        tz: str = "UTC",
+        catch_up: str = "last",
+        jitter: float = 0.0,
+        retry: Retry | None = None,
+    ) -> Schedule:
+        """Have a message put again and again, from now on: one for each tick, however many processes say so.
+
+        ``cron``: 5 fields, or 6 with seconds first (needs ``reliq[cron]``); or ``every``: seconds, at their
+        multiples since 1970. ``tz``: the time zone of ``cron``. ``catch_up``: of the ticks that were missed, by
+        more than a minute, while nobody was there: "last" (one message for the last of them), "all", or "none".
+        ``jitter``: seconds over which messages are spread. ``retry``: as in ``put``. The same again changes
+        nothing. Another definition under the same name replaces it: with another timing its next tick is computed
+        anew, from now. Workers of the queue see to it; where there are none, a ``Scheduler``.
+        Raises ConfigError, BodyError, Refused (it is as it was), or OutcomeUnknown (say it again).
+        """
+        from reliq.core.schedule import checked_name
+        from reliq.core.ticks import schedule_g
+
+        name, options = checked_name(name), self.options
+        definition = options.definition(
+            body, cron=cron, every=every, tz=tz, catch_up=catch_up, jitter=jitter, retry=retry
+        )
+        if not self._registered:
+            self._register("Nothing was scheduled: try again.")
+        return options.schedule(name, definition, self.links.flow(schedule_g(options.keys, name, definition)))
+
+    def unschedule(self, name: str) -> bool:
+        """Remove a schedule; False if there was none. Messages that it has put already stay."""
+        from reliq.core.schedule import checked_name
+        from reliq.core.ticks import unschedule_g
+
+        return self.links.flow(unschedule_g(self.options.keys, checked_name(name)))
+
+    def schedules(self) -> list[Schedule]:
+        """All of them, by name. Raises DecodeError for one that cannot be read, which ``unschedule`` removes."""
+        from reliq.core.schedule import Definition
+        from reliq.core.ticks import list_g
+
+        found = self.links.flow(list_g(self.options.keys))
+        return [self.options.schedule(name, Definition.read(name, packed), tick) for name, packed, tick in found]
+
     # -- consume ----------------------------------------------------------------------------------------
 
     def consumer(self, *, prefetch: int = 1, until_empty: bool = False) -> Consumer:
-        """A claimer: ``with q.consumer() as c: for lease in c: …``. ``until_empty`` stops at empty."""
+        """A claimer: ``with q.consumer() as c: for lease in c: …``. ``until_empty`` stops at empty.
+        Of a queue with levels it takes the normal one; ``q.level("high").consumer()`` the high one."""
         from reliq.sync.consumer import Consumer
 
         return Consumer(self, prefetch=prefetch, until_empty=until_empty)
 
+    def exclusive(self, *, batch: int = 500, until_empty: bool = False, wait: float | None = 0.0) -> Exclusive:
+        """Hold the queue for oneself alone, and take batches in strict order:
+        ``with q.exclusive() as holder: for batch in holder: with batch: …``
+
+        ``batch``: messages at a time, 1 to 1,000; fewer if they are more than 256 kB together (a larger message
+        comes alone). ``until_empty`` stops at empty. ``wait``: seconds to wait until nobody else is there (None:
+        for ever); QueueHeld says who is.
+        """
+        from reliq.sync.exclusive import Exclusive
+
+        return Exclusive(self, batch=batch, until_empty=until_empty, wait=wait)
+
     @overload
     def ack(
-        self, function: Callable[P, R], /, *, retry: Retry | None = None, timeout: float | None = None
+        self,
+        function: Callable[P, R],
+        /,
+        *,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        expected: float | None = None,
     ) -> Handler[P, R]: ...
 
     @overload
     def ack(
-        self, function: None = None, /, *, retry: Retry | None = None, timeout: float | None = None
+        self,
+        function: None = None,
+        /,
+        *,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        expected: float | None = None,
     ) -> Callable[[Callable[P, R]], Handler[P, R]]: ...
 
-    def ack(self, function: Any = None, /, *, retry: Retry | None = None, timeout: float | None = None) -> Any:
+    def ack(
+        self,
+        function: Any = None,
+        /,
+        *,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        expected: float | None = None,
+    ) -> Any:
         """Make a handler of a function: ``@q.ack`` or ``@q.ack(retry=Retry(...), timeout=30)``.
 
         ``retry``: the policy for it (None: the queue's). ``timeout``: seconds that one attempt may take.
+        ``expected``: seconds after which a worker says once, with its stack, that it still runs (None: 60, if it
+        has no timeout).
         TypeError if the function wants more than the body and the lease.
         """
         from reliq.ack import decorate
 
-        return decorate(self, function, retry=retry, timeout=timeout)
+        return decorate(self, function, retry=retry, timeout=timeout, expected=expected)
 
     # -- ask --------------------------------------------------------------------------------------------
 
@@ -213,16 +376,20 @@ class Queue:
         """How many messages are in each state: .ready .doing .later .dead"""
         return self.links.flow(flows.sizes_g(self.options.keys))
 
-    def explain(self, id: str, *, deep: bool = True) -> Explanation:
-        """Where a message is, why it is not further, what happens next, and what to do; it only reads.
+    def explain(self, id: str, *, deep: bool = True, stack: bool = False) -> Explanation:
+        """Where a message is, why it is not further, what happens next, and what to do.
 
         ``id``: as its put returned it, or the text of your own. A message of another queue under this prefix is
         found there. ``deep=False``: look only where the id says; else all is read before it is said to be nowhere,
         which takes a while in a queue of millions (a message in its place is found at once, however deep).
+        It only reads, except with ``stack=True``: then the worker that has it in hand is asked, and waited for up
+        to 2 s, where its handler is.
         """
         from reliq.core.explain import explain_g
+        from reliq.sync.steward import with_stack
 
-        return self.links.flow(explain_g(self.options.keys, id, deep=deep))
+        found = self.links.flow(explain_g(self.options.keys, id, deep=deep))
+        return with_stack(self.links, self.options.keys, found) if stack else found
 
     def revive(self, id: str) -> bool:
         """Put a dead letter back to ready, behind what waits, with all attempts before it; False if there is none
@@ -231,12 +398,122 @@ class Queue:
 
         return self.links.flow(revive_g(self.options.keys, id, model.consumer_name()))
 
+    def cancel(self, id: str, *, by: str = "") -> bool:
+        """See to it that no handler gets this message (again); False if nothing of this id is here: it is done,
+        dead, or was never here.
+
+        One that waits is taken out of the queue. One that a consumer has in hand is marked: within a second its
+        handler is told (``lease.cancelled``; a coroutine of a worker gets CancelledError), and however it ends, or
+        dies, the message ends with it: no retry, no dead letter. If it returns all the same, it has done its work.
+
+        ``id``: as for ``explain``. ``by``: who that is, in a word; the ledger keeps it (default: the program).
+        True also if it was cancelled before, as far as the ledger tells (two weeks, 10,000 entries). A message in
+        its place is found at once, however deep; else all is read, which takes a while in a queue of millions.
+        Raises QueueHeld for what an exclusive holder has in hand; MovedOn if it was never still.
+        """
+        from reliq.core.waiting import cancel_g
+
+        return self.links.flow(cancel_g(self.options.keys, id, model.caller(by)))
+
+    def reschedule(self, id: str, *, delay: float | None = None, at: datetime | None = None) -> bool:
+        """Let a waiting message become due in ``delay`` seconds, or ``at`` an aware datetime, by the server's
+        clock; False if nothing of this id waits. What is ready already and due by then stays in its place.
+
+        It is found, and refused, as by ``cancel``.
+        """
+        from reliq.core.waiting import reschedule_g
+
+        due = model.another_time(delay, at)
+        return self.links.flow(reschedule_g(self.options.keys, id, due, model.caller()))
+
+    # -- steer ------------------------------------------------------------------------------------------
+
+    def pause(self, *, by: str = "") -> bool:
+        """Let nobody claim from here until ``resume``; False if it was paused before. What is in hand is finished,
+        puts are accepted. Who is at work sees it with its next claim, and all within a second. ``by``: who that
+        is, in a word (default: the program).
+        """
+        from reliq.core import gate
+
+        changed: bool = self.links.insist(gate.pause(self.options.keys, model.caller(by, "pause").name))
+        return changed
+
+    def drain(self, *, by: str = "") -> bool:
+        """Take no more puts until ``resume``: they are refused (QueueDraining), while workers go on with what is
+        there, and what comes due or is tried again. False if it was so before. Ticks of schedules wait, too;
+        foreign producers know nothing of it.
+        """
+        from reliq.core import gate
+
+        changed: bool = self.links.insist(gate.drain(self.options.keys, model.caller(by, "drain").name))
+        return changed
+
+    def resume(self, *, by: str = "") -> bool:
+        """End a pause, within a second, and a drain, at once; False if there was neither."""
+        from reliq.core import gate
+
+        changed: bool = self.links.insist(gate.resume(self.options.keys, model.caller(by, "resume").name))
+        return changed
+
+    def limit(
+        self,
+        *,
+        rate: float | None = None,
+        burst: int | None = None,
+        concurrency: int | None = None,
+        by: str = "",
+    ) -> bool:
+        """Limit what all workers together claim; None takes that limit away. False if all was so before.
+
+        ``rate``: messages a second, ``burst`` of them at once after a rest (None: what a second brings).
+        ``concurrency``: messages in hand at once. Each delivery counts, another attempt too. What a limit keeps
+        back stays in its place. It stands in Redis, so that it is enough to say it once; to say it again when a
+        program starts changes nothing.
+        """
+        from reliq.core import gate
+
+        who = model.caller(by, "limit").name
+        command = gate.limit(self.options.keys, who, rate, burst, concurrency)
+        changed: bool = self.links.insist(command)
+        return changed
+
+    def purge(self, *states: str, by: str = "") -> int:
+        """Remove what waits, for good: in "ready" and in "later", or one of them; returns how many messages. It is
+        taken out in one step, so that none of it is claimed any more; what is in hand, dead, or put meanwhile,
+        stays.
+        ``reliq purge`` asks first, and can export. If it is cut short, the next purge goes on with what is left.
+        """
+        from reliq.core.purge import STATES, purge_g
+
+        return self.links.flow(
+            purge_g(self.options.keys, states or STATES, model.caller(by, "purge"), model.consumer_name())
+        )
+
+    def gate(self) -> Gate:
+        """What stands before the queue: .paused .paused_at .rate .burst .concurrency .draining"""
+        from reliq.core import gate
+
+        return self.links.flow(gate.look_g(self.options.keys))
+
     def ping(self) -> str:
         """Connect and check; returns the server's version. Raises what is wrong, in one line."""
         return self.links.server.version
 
+    def enroll(self) -> None:
+        """Connect, check, and be known in the index, as far as that takes new entries. A worker does so when it
+        starts. Raises what is wrong; NewerSchema, if a later release has changed what the keys mean."""
+        self.ping()
+        try:
+            self.links.insist(self.options.registration())
+        except NewerSchema:
+            raise
+        except ReliqError as error:  # the index is for people: work goes on without it
+            log.debug("queue %r is not in the index: %s", self.name, error)
+
     def close(self) -> None:
         """Close the idle connections. The queue can still be used; it opens new ones."""
+        for level in list(self._levels.values()):
+            level.close()
         self.links.close()
 
     def __enter__(self) -> Queue:

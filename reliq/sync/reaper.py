@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from reliq.core import flows
-from reliq.core.flows import ReapReport
+from reliq.core import reaping
+from reliq.core.reaping import ReapReport
 from reliq.core.sample import keep_g
 from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
 from reliq.logging import log
@@ -26,7 +26,7 @@ class Reaper:
         self._interval = interval
         self._scan_steps = scan_steps
         self._scans: dict[str, int] = {}
-        self._patience: dict[str, flows.Patience] = {}
+        self._patience: dict[str, reaping.Patience] = {}
         self._stopping = False
         self._bell: SimpleQueue[None] = SimpleQueue()
 
@@ -45,10 +45,10 @@ class Reaper:
         ``recent``: only those whose lease ended in the last so many seconds.
         """
         options, started = queue.options, clock()
-        patience = self._patience.setdefault(queue.name, flows.Patience(options.lease, clock))
+        patience = self._patience.setdefault(queue.name, reaping.Patience(options.lease, clock))
         patience.ask()
         try:
-            flow = flows.reap_expired_g(
+            flow = reaping.reap_expired_g(
                 options.keys,
                 lease=options.lease,
                 server=queue.links.server.identity,
@@ -67,7 +67,7 @@ class Reaper:
     def scan(self, queue: Queue, steps: int = 1) -> ReapReport:
         """Some bounded steps of the search for lists that nobody registered; the next call goes on."""
         options = queue.options
-        flow = flows.adopt_strays_g(
+        flow = reaping.adopt_strays_g(
             options.keys,
             self._scans.get(queue.name, 0),
             steps,

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from reliq.ack import Handler
-from reliq.core.consumer import Answer, Settle
+from reliq.core.consumer import Answer
+from reliq.core.message import Settle
 from reliq.errors import ReliqError
+from reliq.model import clock
 from reliq.sync.bell import Bell
-from reliq.sync.engine import Engine
+from reliq.sync.engine import Engine, Rest
 from reliq.sync.queue import Queue
 from reliq.working import Stationed
 
@@ -22,29 +24,62 @@ class Station(Stationed):
         self, index: int, handler: Handler[..., Any], queue: Queue, who: str, wake: Callable[[], None]
     ) -> None:
         self.engine = Engine(queue, who)
+        self.engine.watch = handler.watch
         super().__init__(index, handler, queue.options, self.engine.state, wake)
         self.queue = queue
         self.bell = Bell(self.engine, self._ring)
 
     # -- the loop's side --------------------------------------------------------------------------------
 
-    def trip(self, want: int) -> Answer | None:
-        """One trip; None if Redis does not answer, and then the next is due after a pause."""
+    def trip(self, want: int, ahead: Callable[[], int]) -> Answer | None:
+        """One trip; None if Redis does not answer, and then the next is due after a pause. ``ahead``: for how many
+        the next one asks that is under way when this one's messages are looked into and handled; 0: there is none.
+        """
         if not self.state.unanswered:  # else it was sent before, and does not know why the bell rang
             self._rang = False
         try:
-            answer = self.engine.trip(want)
+            answer = self.engine.trip(want, look=False)
         except ReliqError:  # reported by the engine, once
             self.failed()
             return None
-        seconds = self.noted(answer)
-        if seconds is not None:
+        self.noted(answer)
+        if (want := ahead()) > 0:
+            self.engine.begin(want)
+        answer = answer._replace(messages=answer.messages + self.state.take_in())
+        return self.engine.prepared(answer) if self.state.can_prepare else answer
+
+    def arm(self) -> None:
+        """Let the bell ring when there is something to claim, unless somebody waits for that already."""
+        if (seconds := self.bell_for) is not None:
             self.bell.arm(seconds)
+
+    def take_bell(self) -> bool:
+        """Whether this thread may ``rest`` now: with nothing in hand, and nobody else at it."""
+        self.resting = self.bell_for is not None and self.is_idle and self.bell.take()
+        return self.resting
+
+    def rest(self, want: int) -> Rest | None:
+        """Wait for a message, with the next trip behind it."""
+        renew_in = max(0.01, self.state.renew_in(clock()))
+        return self.bell.rest(min(self.bell_for or renew_in, renew_in), want)
+
+    def rested(self, rest: Rest | None) -> Answer | None:
+        """The answer to that trip, or None; then the next one is due."""
+        self.resting = False
+        answer = None if rest is None else self.engine.rested(rest)
+        if answer is None:
+            self._rang = True
+        else:
+            self.noted(answer)
+        if rest is None or rest.refused:  # then let the bell's own thread try, which knows how to wait
+            self.arm()
         return answer
 
-    def begin(self, want: int) -> None:
-        """Have the next trip under way while handlers work; ``trip`` takes its answer."""
-        self.engine.begin(want)
+    def interrupt(self) -> None:
+        """Let whoever rests come back, and do not rely on it."""
+        if self.resting:
+            self.resting = False
+            self.engine.interrupt()
 
     def _ring(self) -> None:
         self._rang = True

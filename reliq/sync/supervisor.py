@@ -7,31 +7,40 @@ does. Its children notice its own death by a pipe and give back what they hold.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from reliq import defaults
-from reliq.core import flows, ops
+from reliq.core import ops, reaping
+from reliq.core.reasons import Reason
 from reliq.core.retry import backoff
 from reliq.errors import ConfigError, ReliqError
+from reliq.health import Sign, Vitals, pages, tally
 from reliq.logging import log
 from reliq.model import clock
 from reliq.sync.board import Board, SlotView, StationView
+from reliq.sync.health import Health
 from reliq.sync.loop import Handlers, Loop
 from reliq.sync.worker import exit_child, flush_output
+from reliq.telemetry.tally import Tally
 
 #: A child that ends with this status wants to be replaced: a handler of it is stuck.
 RETIRED: Final = 75
+#: A child that ends with this status was told from afar to stop: it is not replaced.
+DISMISSED: Final = 76
 #: What a child is told by; see _obey().
-_ORDERS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_ORDERS: Final = tuple(order for order in signal.Signals if order.name in ("SIGTERM", "SIGINT", "SIGQUIT"))
 _PR_SET_PDEATHSIG: Final = 1
 #: After its timeout a handler gets so many seconds before its process is killed from outside.
 _KILL_MARGIN: Final = 5.0
+#: A process that dies so often in a row when it has just started is not well.
+_DYING: Final = 3
 
 
 class Child:
@@ -47,6 +56,7 @@ class Child:
         self.stopped = False
         self.done = False
         self.renewed_at: dict[int, float] = {}
+        self.counts: Tally | None = None  # also of those before it in this place
 
 
 class Supervisor:
@@ -55,13 +65,14 @@ class Supervisor:
 
     def __init__(
         self,
-        make: Callable[[Board], Loop],
+        make: Callable[[Board, Tally | None], Loop],
         handlers: Handlers,
         *,
         processes: int,
         slots: int,
         grace: float,
         until_empty: bool = False,
+        health: str | None = None,
     ) -> None:
         if not hasattr(os, "fork"):
             raise ConfigError("processes need fork(), which this platform lacks; use processes=1")
@@ -71,6 +82,9 @@ class Supervisor:
         self._until_empty = until_empty
         # Twice: plain and coroutine handlers have slots of their own each.
         self._children = [Child(n, 2 * slots, len(handlers)) for n in range(processes)]
+        self._health_at = health
+        self._health: Health | None = None
+        self._counts: Tally | None = None  # what was reaped from here
         self._shortest_lease = min(queue.options.lease for _, queue in handlers)
         self._stops = 0
         self._told = 0
@@ -90,7 +104,8 @@ class Supervisor:
                 "`reliq worker module:handler`"
             )
         for _, queue in self._handlers:
-            queue.ping()
+            queue.enroll()
+        self._listen()
         self._alive, self._child_end = os.pipe()  # children read; it ends when we do
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_write, False)
@@ -98,13 +113,19 @@ class Supervisor:
         previous = signal.signal(signal.SIGCHLD, lambda number, frame: None)
         try:
             while self._step():
-                if select.select([wake_read], [], [], self._pause())[0]:
+                health = self._health
+                waited_for: list[int | Health] = [wake_read] if health is None else [wake_read, health]
+                if wake_read in select.select(waited_for, [], [], self._pause())[0]:
                     os.read(wake_read, 512)
+                if health is not None:
+                    health.step()
         finally:
             signal.set_wakeup_fd(previous_fd)
             signal.signal(signal.SIGCHLD, previous)
             for fd in (self._alive, self._child_end, wake_read, wake_write):
                 os.close(fd)
+            if self._health is not None:
+                self._health.close()
 
     def _step(self) -> bool:
         now = clock()
@@ -164,11 +185,14 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(self._child_end)
         _die_with(parent)
-        loop = self._make(child.board)
+        if self._health is not None:
+            self._health.abandon()
+        loop = self._make(child.board, child.counts)
         _obey(loop)
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         threading.Thread(target=self._watch_parent, args=(loop,), name="reliq-parent", daemon=True).start()
-        return 0 if loop.run() else RETIRED
+        clean = loop.run()
+        return DISMISSED if loop.dismissed else 0 if clean else RETIRED
 
     def _watch_parent(self, loop: Loop) -> None:
         """Our supervisor holds the other end of this pipe; when it is gone, nobody renews for us."""
@@ -194,6 +218,10 @@ class Supervisor:
     def _ended(self, child: Child, code: int) -> None:
         pid, child.pid = child.pid, 0
         self._reap(child)
+        if code == DISMISSED:
+            child.done = True
+            log.warning("worker process %d was told from afar to stop, and is not replaced", pid)
+            return
         if self._stops and code in (0, RETIRED, -signal.SIGTERM, -signal.SIGINT):
             return
         if self._until_empty and code == 0:
@@ -225,10 +253,12 @@ class Supervisor:
         try:
             if station.bell_id:
                 queue.links.insist(ops.kill_client(station.bell_id))
-            flow = flows.reap_dead_g(keys, station.consumer, max_losses=losses, started=started)
+            flow = reaping.reap_dead_g(keys, station.consumer, max_losses=losses, started=started)
             report = queue.links.flow(flow)
             if report.returned or report.buried:
                 log.warning("reaped: %s", report)
+            if self._counts is not None:
+                self._counts.watch(queue.name, 0.0).reaped(report.returned, report.buried)
         except ReliqError as error:
             log.error(
                 "queue %r: could not reap %s at once (%s); tried again soon", queue.name, station.consumer, error
@@ -250,8 +280,10 @@ class Supervisor:
         confirmed_at = max((station.confirmed_at for station in stations.values()), default=0.0)
         late = [slot for slot in child.board.slots() if self._is_late(slot, now, confirmed_at)]
         if late and not self._stops:
+            about = {"id": late[0].id.hex(), "queue": self._handlers[late[0].station][1].name}
             log.error("worker process %d: message %s is past its timeout of %s s and the process does not end; "
-                      "killing it", child.pid, late[0].id.hex(), late[0].timeout)  # fmt: skip
+                      "killing it", child.pid, late[0].id.hex(), late[0].timeout,
+                      extra=about)  # fmt: skip
             os.kill(child.pid, signal.SIGKILL)
             return
         if child.stopped:
@@ -278,6 +310,38 @@ class Supervisor:
             queue.links.run(ops.renew(queue.options.keys, station.consumer, queue.options.lease))
         except ReliqError as error:
             log.debug("queue %r: could not renew for %s: %s", queue.name, station.consumer, error)
+
+    # -- who asks how they are --------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        if self._health_at is None:
+            return
+        queues = [queue.name for _, queue in self._handlers]
+        for child in self._children:
+            child.counts = tally(queues, lambda size: mmap.mmap(-1, size))
+        self._counts = tally(queues)
+        counts = [*(child.counts for child in self._children), self._counts]
+        self._health = Health("health", self._health_at, pages(self._vitals, counts))
+
+    def _vitals(self) -> Vitals:
+        """How the children are. One that has just started has the time of a silence to come through to Redis."""
+        now, children = clock(), [child for child in self._children if not child.done]
+        signs = [sign for child in children for sign in self._signs(child, now)]
+        dying = [
+            f"{Reason.TOO_FEW_WORKERS}: a process died {child.failures} times in a row when it had just started"
+            for child in children
+            if child.failures > _DYING
+        ]
+        away = "it stops" if self._stops else "" if any(c.board.stations() for c in children) else "it starts"
+        return Vitals(signs, dying, away)
+
+    def _signs(self, child: Child, now: float) -> Iterator[Sign]:
+        stations, whose = child.board.stations(), f" of process {child.pid}"
+        for index, (_, queue) in enumerate(self._handlers):
+            confirmed_at = stations[index].confirmed_at if index in stations else 0.0
+            silent = now - max(confirmed_at, child.started_at)
+            if child.pid:
+                yield Sign(queue.name, silent, queue.options.lease, whose)
 
     # -- the end ----------------------------------------------------------------------------------------
 

@@ -59,6 +59,9 @@ class Sweeper:
             else:
                 if report.waiting:
                     owed[queue] = clock() + queue.options.lease
+                watch = self._stations[queue].handler.watch
+                if watch is not None:
+                    watch.reaped(report.returned, report.buried)
                 if report.returned or report.buried or report.errors:
                     log.warning("reaped: %s", report)
 

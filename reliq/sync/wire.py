@@ -9,11 +9,14 @@ from typing import Any, Final
 import redis
 from redis.connection import AbstractConnection
 
-try:
-    from hiredis import Reader, pack_command
-except ImportError:
-    Reader = pack_command = None  # type: ignore[assignment, misc]  # then they are not used
+from reliq import client
 
+try:
+    from hiredis import Reader
+except ImportError:
+    Reader = None  # type: ignore[assignment, misc]  # then it is not used
+
+#: Bytes to read at once. For more, memory is asked of the system anew each time, which takes longer than to read.
 _AT_ONCE: Final = 64 * 1024
 _TOO_MUCH: Final = redis.exceptions.ConnectionError("the server has said more than it was asked, or has ended")
 
@@ -27,7 +30,7 @@ class Wire:
 
     def pack(self, lines: Iterable[Sequence[Any]]) -> Any:
         """Commands as ``send`` takes them."""
-        return self._connection.pack_commands(lines)
+        return client.pack(self._connection, lines)
 
     def send(self, packed: Any) -> None:
         """Hand over all of it to the socket, unless the server has said more than it was asked: it would be taken
@@ -52,13 +55,11 @@ class StraightWire(Wire):
         self._sock, self._reader = connection._sock, connection._parser._reader
         self._nothing = self._reader.gets()  # what it says as long as a reply is not whole
 
-    def pack(self, lines: Iterable[Sequence[Any]]) -> bytes:
-        return b"".join([pack_command(line) for line in lines])  # type: ignore[arg-type]  # of a tuple of one, it says
-
-    def send(self, packed: bytes) -> None:
+    def send(self, packed: bytes | tuple[bytes, ...]) -> None:
         if self._reader.has_data():
             raise _TOO_MUCH
-        self._sock.sendall(packed)
+        for piece in (packed,) if isinstance(packed, bytes) else packed:
+            self._sock.sendall(piece)
 
     def read(self) -> Any:
         while (reply := self._reader.gets()) is self._nothing:

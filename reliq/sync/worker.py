@@ -7,17 +7,24 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from reliq import defaults
+from reliq import defaults, hooks
 from reliq.ack import Handler
+from reliq.errors import ConfigError
+from reliq.health import observed, pages, tally, vitals
 from reliq.logging import log
+from reliq.model import clock
+from reliq.ranking import Ranks
+from reliq.serving import address
 from reliq.sync.board import Board
+from reliq.sync.health import Health
 from reliq.sync.loop import Handlers, Loop
 from reliq.sync.queue import Queue
+from reliq.telemetry.tally import Tally
 from reliq.working import check_worker
 
 
@@ -28,7 +35,10 @@ class Worker:
     children of a small supervisor, which replaces one that dies or hangs. ``grace``: seconds to finish on
     SIGTERM. ``prefetch``: most messages claimed ahead (default: as many as handlers finish in 20 ms; 0:
     none). ``signals``: take SIGTERM and SIGINT while running in the main thread.
-    ``until_empty``: stop when the queues are empty.
+    ``until_empty``: stop when the queues are empty. ``health``: where to listen for probes and scrapers,
+    "127.0.0.1:8080" (/healthz, /readyz, /metrics; the latter needs the extra ``prometheus``).
+    ``weights``: of queues by name, 1 to 1,000 (1 if it is not named): while several have work, each gets its share
+    of the hand-overs. ``strict``: the queues in the order given, a later one only while no earlier one has work.
     """
 
     def __init__(
@@ -41,9 +51,18 @@ class Worker:
         signals: bool = True,
         name: str = "",
         until_empty: bool = False,
+        health: str | None = None,
+        weights: Mapping[str, int] | None = None,
+        strict: bool = False,
     ) -> None:
         check_worker(handlers, concurrency=concurrency, processes=processes, grace=grace, prefetch=prefetch)
-        self._handlers: Handlers = [(handler, own_queue(handler.queue)) for handler in handlers]
+        if health is not None:
+            address("health", health)
+        self._health = health
+        ranks = Ranks.of([handler.queue for handler in handlers], weights, strict=strict)
+        self._handlers: Handlers = [
+            (handler, queue) for handler in handlers for queue in own_queues(handler.queue)
+        ]
         self._processes = processes
         self._grace = grace
         self._signals = signals
@@ -54,27 +73,49 @@ class Worker:
             "grace": grace,
             "name": name,
             "until_empty": until_empty,
+            "ranks": ranks,
         }
         self._concurrency = concurrency
         self._stop: Callable[[], None] = self._stopped.set
 
-    def _make(self, board: Board | None) -> Loop:
-        return Loop(self._handlers, board=board, **self._loop_options)
+    def _make(self, board: Board | None, counts: Tally | None = None) -> Loop:
+        handlers = [(observed(handler, queue.options, counts), queue) for handler, queue in self._handlers]
+        return Loop(handlers, board=board, **self._loop_options)
 
     def run(self) -> None:
         """Work until ``stop()``, SIGTERM or SIGINT. Raises at once if a queue cannot be reached."""
         if self._processes > 1:
             self.supervise()
             return
-        loop = self._make(None)
+        counts = None if self._health is None else tally([queue.name for _, queue in self._handlers])
+        loop = self._make(None, counts)
         self._stop = loop.stop
         if self._stopped.is_set():
             return
-        with taken_signals(loop.stop, self._signals):
+        with taken_signals(loop.stop, self._signals), self._telling(loop, counts):
             loop.run()
 
+    @contextmanager
+    def _telling(self, loop: Loop, counts: Tally | None) -> Iterator[None]:
+        """Answer probes meanwhile, if that is wanted."""
+        if self._health is None:
+            yield
+            return
+        health = Health("health", self._health, pages(lambda: vitals(loop, loop.slots, clock()), [counts]))
+        health.start()
+        try:
+            yield
+        finally:
+            health.close()
+
     def supervise(self) -> None:
-        """Work in child processes, also if it is only one, until told to stop (or empty)."""
+        """Work in child processes, also if it is only one, until told to stop (or empty). ConfigError where the
+        system cannot fork."""
+        if not can_fork():
+            raise ConfigError(
+                f"worker processes (processes={self._processes}) are forked, and {sys.platform} cannot do "
+                "that; run reliq.Worker(handler).run() in as many programs as you want processes"
+            )
         from reliq.sync.supervisor import Supervisor
 
         supervisor = Supervisor(
@@ -84,6 +125,7 @@ class Worker:
             slots=self._concurrency,
             grace=self._grace,
             until_empty=bool(self._loop_options["until_empty"]),
+            health=self._health,
         )
         self._stop = supervisor.stop
         if self._stopped.is_set():
@@ -97,11 +139,22 @@ class Worker:
         self._stop()
 
 
+def can_fork() -> bool:
+    """Not on Windows."""
+    return hasattr(os, "fork")
+
+
+def own_queues(queue: Any) -> list[Queue]:
+    """The queue in this shell, or those of all of its levels."""
+    own = own_queue(queue)
+    return [own.level(level) for level in own.options.levels] or [own]
+
+
 def own_queue(queue: Any) -> Queue:
     """The queue in this shell: an asyncio one is opened again with the same settings."""
     if isinstance(queue, Queue):
         return queue
-    return Queue.of(queue.options, queue.url)
+    return Queue.of(queue.options, queue.settings)
 
 
 @contextmanager
@@ -126,6 +179,8 @@ def exit_child(status: int) -> None:
     """End a forked child without running what its parent registered for its own end."""
     try:
         log.debug("process %d ends with %d", os.getpid(), status)
+        with suppress(Exception):  # what others want to do is no reason to end with another status
+            hooks.finish()
         logging.shutdown()
         flush_output()
     finally:

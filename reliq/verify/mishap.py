@@ -15,7 +15,9 @@ import redis
 
 from reliq.core.keys import Keys
 from reliq.core.scripts import Script
-from reliq.sync.connection import KINDS, Link, Links
+from reliq.settings import Settings
+from reliq.sync.connection import Links
+from reliq.sync.link import KINDS, Link
 
 #: A digest that no server knows.
 _UNKNOWN: Final = b"f" * 40
@@ -105,8 +107,8 @@ class Mishandled:
 class MishandledLinks(Links):
     """The connections of a queue, behind ``mishaps``. ``made``: all that there ever were."""
 
-    def __init__(self, mishaps: Mishaps, find_url: Callable[[], str], *, timeout: float, keys: Keys) -> None:
-        super().__init__(find_url, timeout=timeout, keys=keys)
+    def __init__(self, mishaps: Mishaps, find: Callable[[], Settings], *, keys: Keys) -> None:
+        super().__init__(find, keys=keys)
         self.made: list[Link] = []
         self._kinds = {name: partial(Mishandled, kind, mishaps) for name, kind in KINDS.items()}
 

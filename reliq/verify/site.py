@@ -15,12 +15,13 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
 
 from reliq import defaults
-from reliq.core import ops
+from reliq.core import ledger, ops
 from reliq.core.command import Command
 from reliq.core.doctor import Place, ServerFacts, server_facts_g
 from reliq.core.keys import Keys
 from reliq.core.topology import SLOTS, Node, slot_of
 from reliq.errors import AccessDenied, ReliqError
+from reliq.settings import Settings
 from reliq.sync.connection import Links
 from reliq.sync.consumer import Consumer
 from reliq.sync.queue import Queue
@@ -64,7 +65,7 @@ class Site:
     def __init__(self, url: str, *, prefix: str, seconds: float, lease: float = defaults.LEASE) -> None:
         self.url, self.seconds, self.users_lease = url, seconds, lease
         self.users_prefix, self.prefix = prefix, f"{prefix}:verify-{secrets.token_hex(4)}"
-        self.links = Links(lambda: url, timeout=defaults.TIMEOUT, keys=Keys("verify", self.prefix))
+        self.links = Links(lambda: Settings.chosen(url, None), keys=Keys("verify", self.prefix))
         self.rtt = 0.0
         self.version = ""
         self.removal = Removal(self.pattern, 0)
@@ -125,8 +126,7 @@ class Site:
         usual = {"block": _BLOCK, "timeout": defaults.TIMEOUT}
         queue = Queue(name, self.url, prefix=self.prefix, **{**usual, **options})
         if mishaps is not None:
-            opts = queue.options
-            queue.links = MishandledLinks(mishaps, lambda: self.url, timeout=opts.timeout, keys=opts.keys)
+            queue.links = MishandledLinks(mishaps, lambda: queue.settings, keys=queue.options.keys)
         self._queues.setdefault(name, queue)
         self._opened.append(queue)
         return queue
@@ -203,12 +203,7 @@ class Site:
             found = queue.links.insist(command)
         except AccessDenied:
             return []
-        entries = []
-        for at, fields in found:
-            texts = [field.decode("utf-8", "replace") for field in fields]
-            entry: dict[str, Any] = dict(zip(texts[::2], texts[1::2], strict=True))
-            entries.append(entry | {"at": int(at.split(b"-")[0])})
-        return entries
+        return list(ledger.read(found))
 
     # -- the servers ------------------------------------------------------------------------------------
 
@@ -258,7 +253,8 @@ class Site:
         links = self.links.of(keys)
         names = [name for name, _ in links.insist(ops.consumers(keys))]
         mine = [k(name) for name in names for k in (keys.inbox, keys.doing, keys.session)]
-        mine += [keys.ready, keys.later, keys.dead, keys.consumers, keys.events, keys.stats, keys.producers]
+        mine += [keys.ready, keys.later, keys.dead, keys.consumers]
+        mine += [keys.events, keys.traces, keys.stats, keys.lock, keys.producers, keys.schedules, keys.ticks]
         return sum(self._drop(links, key) for key in (*mine, keys.queues))
 
     @staticmethod

@@ -54,7 +54,7 @@ def main() -> int:
     run = {"quick": lab.quick, "rounds": lab.rounds, "cpu_dma_latency_held": awake}
     made = report.document(about, run, results, lab.curves)
     judged = [(bar, figure) for bar, figure in results if not options.only or _chosen(bar, options.only)]
-    print(report.table(judged))
+    print(report.markdown(judged) if options.markdown else report.table(judged))
     print(report.summary(judged) + (" (--quick: too short to judge by)" if lab.quick else ""))
     if old:
         print(report.compared(old, made))
@@ -78,6 +78,7 @@ def _options() -> argparse.Namespace:
         "--peers", action="store_true", help="also Dramatiq, if it is installed in the environment"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--markdown", action="store_true", help="show the table as Markdown")
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="show what changed since that run")
     parser.add_argument(
         "--plots", type=Path, metavar="FOLDER", help="measure the curves too, and draw them as SVG"

@@ -66,6 +66,18 @@ def table(results: Results) -> str:
     return "\n".join(line.rstrip() for line in padded)
 
 
+def markdown(results: Results) -> str:
+    """The same as a table of a document."""
+    lines = ["| bar | wanted | figure | of the rounds | |", "|---|---|---|---|---|"]
+    for bar, figure in results:
+        middle = figure.median
+        shown = "-" if middle is None else bar.show(middle)
+        spread = f"{_short(min(figure.rounds))} to {_short(max(figure.rounds))}" if len(figure.rounds) > 1 else ""
+        verdict = WORDS[figure.met(bar)] + (f" ({figure.instead})" if figure.instead else "")
+        lines.append(f"| {bar.what} | {bar.wanted} | {shown} | {spread} | {verdict} |")
+    return "\n".join(lines)
+
+
 def _short(figure: float) -> str:
     return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
 

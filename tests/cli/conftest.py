@@ -132,7 +132,9 @@ def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def commands(
     server: RedisServer | ExternalServer, prefix: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Commands:
-    """Commands on the shared server, under keys of this test."""
+    """Commands on the shared server, under keys of this test; what was slow in another is not its affair."""
+    with server.client() as client:
+        client.slowlog_reset()
     return Commands(server.url, prefix, capsys, tmp_path)
 
 

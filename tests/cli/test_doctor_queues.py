@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import redis as redis_py
 
 from reliq.core import envelope as env
 from reliq.core.keys import Keys
+from reliq.errors import NewerSchema
 from tests.cli.conftest import Commands, environment
 from tests.cli.doctoring import found, notes, wait_until, worker_on, wrong
 
@@ -293,3 +296,22 @@ def test_many_troubles_at_once(commands: Commands, redis: redis_py.Redis) -> Non
         ("NO_CONSUMERS", "queue broken"),
         ("WRONG_KEY_TYPE", "queue broken"),
     }
+
+
+def test_a_schema_of_a_newer_release(commands: Commands, redis: redis_py.Redis) -> None:
+    """Something was added that this one overlooks: a warning. Something was changed: an error. What to do is said,
+    and a release that knows less does not take it back."""
+    with commands.queue("emails") as queue:
+        queue.put(1)
+        index = queue.options.keys.queues
+        for newest, severity, status in (("1.7", "warning", 0), ("3.2", "error", 1)):
+            record = json.loads(redis.hget(index, "emails") or "") | {"schema": newest}
+            redis.hset(index, "emails", json.dumps(record))
+            with contextlib.suppress(NewerSchema), commands.queue("emails") as another:
+                another.put(2)
+            result = commands("doctor", "--json")
+            assert (wrong(result)["NEWER_SCHEMA"], result.status) == (severity, status)
+            [entry] = found(result, "NEWER_SCHEMA")
+            assert entry["evidence"].startswith(f"its keys have schema {newest}; this release knows 1.0, ")
+            assert "upgrade" in entry["remedy"]
+    assert found(commands("doctor", "--json"), "NEWER_SCHEMA")[0]["subject"] == "queue emails"

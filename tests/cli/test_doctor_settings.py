@@ -106,7 +106,7 @@ def test_connecting_against_the_lease(own: Commands) -> None:
     result = own("doctor", "--json")
     assert wrong(result) == {"CONNECT_OVER_LEASE": "warning"}
     [entry] = found(result, "CONNECT_OVER_LEASE")
-    assert entry["evidence"] == "queue 'short': socket_connect_timeout is 4 s, and the lease 5 s"
+    assert entry["evidence"] == "queue 'short': connect_timeout is 4 s, and the lease 5 s"
 
 
 def test_code_that_cannot_be_imported(handlers: Commands) -> None:

@@ -57,7 +57,7 @@ def test_the_json_of_a_message_in_hand(commands: Commands) -> None:
     assert (document["consumer"], document["attempt"], document["trace_id"]) == (consumer.name, 1, "a-trace")
     assert (document["prefix"], document["asked"]) == (commands.prefix, None)
     assert document["lease_until"] > document["now"]
-    assert [each[1] for each in document["timeline"]] == ["put"]
+    assert [each["event"] for each in document["timeline"]] == ["put"]
     assert f"in the hands of {consumer.name} (pid=" in screen
     assert "its lease ends in 1" in screen
     assert "trace a-trace" in screen

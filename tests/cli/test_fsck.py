@@ -121,7 +121,7 @@ def test_what_life_leaves_behind_is_no_finding(commands: Commands, queue: reliq.
         redis.lpush(k.ready, b'{"raw": 1}', b'{"raw": 1}', b"\xc1rlq\x00")
         queue.put("x", id="order-17")
         redis.delete(*redis.keys(k._of("seen:*")))  # an hour later
-        queue.put("x", id="order-17")
+        queue.put("y", id="order-17")  # the same within one ms would be the same bytes, which is a finding
         with queue.consumer() as consumer:
             consumer.claim(1)[0].bury("no")
         assert commands("dead", "revive", "--all").status == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import datetime, timezone
 
+import pytest
 import redis as redis_py
 
 import reliq
@@ -175,3 +176,64 @@ def test_nothing_is_touched(commands: Commands, redis: redis_py.Redis) -> None:
         assert commands("peek", "--state", state).status == 0
     commands("peek", "--id", "x")
     assert snapshot(redis, commands.prefix) == before
+
+
+def test_filters(commands: Commands, redis: redis_py.Redis) -> None:
+    """By fields of the body, by the time of the put and by cause, in any state; and how far it looked is told."""
+    with commands.queue("emails", retry=reliq.Retry(attempts=1)) as queue:
+        ids = queue.put_many({"user": {"id": n % 3}, "n": n} for n in range(9))
+        later = queue.put({"user": {"id": 1}, "n": 9}, delay=60)
+        with queue.consumer() as consumer:
+            first, second = consumer.claim(2)
+            with first:
+                raise TimeoutError("away")
+            second.bury("no such account")
+            redis.lpush(Keys("emails", commands.prefix).ready, b"raw", b"\xc1rlq\x00")
+            (held,) = consumer.claim(1)
+
+            def found(*words: str) -> list[str]:
+                return [m["id"] for m in commands("peek", "--json", *words).json["messages"]]
+
+            assert found("--where", "user.id=1") == [ids[4], ids[7]]
+            assert found("--where", "user.id=1", "--where", "n=7") == [ids[7]]
+            assert found("--where", "user.id=1", "-n", "1") == [ids[4]]
+            everywhere = found("--where", "user.id=1", "--state", "any")
+            assert everywhere == [ids[4], ids[7], later, ids[1]]
+            assert found("--state", "any", "--where", "n=2") == [held.id]
+            assert found("--cause", "dead_buried") == [ids[1]]
+            assert set(found("--cause", "BURIED", "--cause", "attempts")) == {ids[0], ids[1]}
+            assert found("--since", "1h") == ids[3:], "the raw one has no time"
+            assert found("--until", "1h") == []
+            assert found("--since", "2h", "--until", "1h") == []
+            document = commands("peek", "--json", "--where", "n=1", "--state", "any").json
+            assert document["looked"] == [
+                {"state": "ready", "looked": 7, "of": 7, "whole": True},
+                {"state": "doing", "looked": 1, "of": 1, "whole": True},
+                {"state": "later", "looked": 1, "of": 1, "whole": True},
+                {"state": "dead", "looked": 2, "of": 2, "whole": True},
+            ]
+            stopped = commands("peek", "--json", "--where", "n=3", "-n", "1").json["looked"]
+            assert stopped == [{"state": "ready", "looked": 1, "of": 7, "whole": False}]
+            result = commands("peek", "--where", "n=100")
+            assert "nothing of that in ready" in result.out
+            assert "7 of 7 ready looked at\n" in result.out
+            assert "1 of 7 ready looked at, and not further" in commands("peek", "--since", "1h", "-n", "1").out
+            held.ack()
+
+
+def test_wrong_filters(commands: Commands) -> None:
+    """Status 2, and how to write it."""
+    with commands.queue("emails") as queue:
+        queue.put(1)
+    assert "write it as in --where user.id=17" in commands("peek", "--where", "x").error
+    assert "--until 'soon' is no time" in commands("peek", "--until", "soon").error
+    assert "only dead letters have a cause" in commands("peek", "--cause", "X", "--state", "ready").error
+
+
+def test_a_search_is_bounded(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a deep queue it ends, and says how far it came."""
+    monkeypatch.setattr("reliq.cli.peek._SEARCHED", 200)
+    with commands.queue("emails") as queue:
+        queue.put_many(range(500))
+    looked = commands("peek", "--json", "--where", "x=1").json["looked"]
+    assert looked == [{"state": "ready", "looked": 200, "of": 500, "whole": False}]

@@ -74,6 +74,10 @@ WRONG = [
     (["dead"], ["dead needs a second word", "ls, show, revive, rm, export, import"]),
     (["dead", "revive"], ["which ones?", "--all"]),
     (["fsck", "--repiar"], ["--repiar", "reliq fsck --help"]),
+    (["metrics", "--listen", "9108"], ["--listen '9108'", "HOST:PORT"]),
+    (["check", "--max-age", "soon"], ["--max-age", "reliq check --help"]),
+    (["check", "--max-dead=-1"], ["--max-dead -1", "not negative"]),
+    (["check", "--host-only"], ["--host-only is about the workers of a queue", "--queue"]),
     (["demo", "nowhere"], ["nowhere is no folder"]),
     (["demo", "empty"], ["no regular file under empty"]),
 ]
@@ -131,6 +135,8 @@ def test_wrong_use_is_told_in_one_line(
     "words",
     [
         ["status"],
+        ["check"],
+        ["metrics"],
         ["reap"],
         ["peek"],
         ["put", "--queue", "emails", "1"],

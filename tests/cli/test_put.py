@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from reliq.core.scripts import put
+from reliq.core.scripts import put, register
 from tests.cli.conftest import Commands, environment
 from tests.faults.proxy import FaultProxy, drop_reply
 from tests.servers import ExternalServer, RedisServer
@@ -147,7 +147,7 @@ def test_lines_are_put_as_they_come(commands: Commands) -> None:
 def test_delay_and_time(commands: Commands) -> None:
     """--delay and --at put into later; Z is a zone."""
     at = datetime.now(timezone.utc) + timedelta(hours=1)
-    assert commands("put", "--queue", "emails", "1", "--delay", "60").status == 0
+    assert commands("put", "--queue", "emails", "1", "--delay", "1m").status == 0
     assert commands("put", "--queue", "emails", "2", "--at", at.isoformat()).status == 0
     assert commands("put", "--queue", "emails", "3", "--at", f"{at:%Y-%m-%dT%H:%M:%S}Z").status == 0
     messages = commands("peek", "--queue", "emails", "--state", "later", "--json").json["messages"]
@@ -213,7 +213,7 @@ def test_index_that_does_not_answer(
     """If the queue cannot even be written into the index, nothing was put, and the error says that."""
     port = urlsplit(server.url).port or 6379
     with FaultProxy(urlsplit(server.url).hostname or "127.0.0.1", port) as proxy:
-        proxy.on(command=b"HSET", action=drop_reply(), count=None)
+        proxy.on(script=register.source, action=drop_reply(), count=None)
         result = Commands(proxy.url, prefix, capsys, tmp_path)("put", "--queue", "emails", "1")
     assert result.status == 3
     assert "othing was put" in result.error

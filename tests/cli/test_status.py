@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 
+import pytest
 import redis as redis_py
 
 from reliq.core.keys import Keys
@@ -43,9 +45,14 @@ def test_a_healthy_queue(commands: Commands) -> None:
     assert document["prefix"] == commands.prefix
     (entry,) = document["queues"]
     (who,) = entry.pop("consumers")
+    assert 0 <= entry.pop("oldest_ms") < 20_000
     assert entry == {
         "queue": "emails", "key": Keys("emails", commands.prefix).ready, "codec": None,
         "ready": 4, "doing": 1, "later": 1, "due": 0, "dead": 0, "attention": [],
+        "live": 1, "stale": 0, "rates": None, "drained_in_ms": None, "exclusive": None,
+        "gate": dict.fromkeys(("paused", "paused_at", "rate", "burst", "concurrency", "draining")),
+        "schedules": 0, "next_tick_ms": None,
+        "verdict": {"code": None, "reason": "at work; how fast is not known yet", "next": ""},
     }  # fmt: skip
     assert 0 < who.pop("lease_ms") <= 15_000
     assert who == {
@@ -64,11 +71,16 @@ def test_messages_and_nobody_to_handle_them(commands: Commands, redis: redis_py.
     time.sleep(0.1)
     result = commands("status")
     assert result.status == 1
-    assert "! 1 message to do and no live consumer. Next: start one: reliq worker" in result.out
+    assert "! NO_CONSUMERS: 1 message to do and no live consumer. Next: start one: reliq worker" in result.out
     assert codes(commands("status", "--json").json) == ["NO_CONSUMERS"]
     redis.delete(Keys("emails", commands.prefix).later)
-    redis.lpush(Keys("emails", commands.prefix).ready, b"\xc1rlq\x00")
-    assert commands("status").status == 0
+    redis.lpush(Keys("emails", commands.prefix).ready, *[b"\xc1rlq\x00"] * 3)
+    result = commands("status", "--json")
+    assert result.status == 0
+    assert result.json["queues"][0]["ready"] == 0
+    redis.lpush(Keys("emails", commands.prefix).ready, b"1", b"\xc1rlq\x00")
+    redis.rpush(Keys("emails", commands.prefix).ready, b"2")  # went back in front of them
+    assert commands("status", "--json").json["queues"][0]["ready"] == 2
 
 
 def test_dead_letters(commands: Commands) -> None:
@@ -79,7 +91,7 @@ def test_dead_letters(commands: Commands) -> None:
             consumer.claim(1)[0].bury("no such account")
     result = commands.process("status")
     assert result.status == 1
-    assert "! 1 dead letter: given up on" in result.out
+    assert "! DEAD_LETTERS: 1 dead letter: given up on" in result.out
     assert f"Next: reliq dead ls --queue emails --prefix {commands.prefix}" in result.out
     assert codes(commands("status", "--json").json) == ["DEAD_LETTERS"]
 
@@ -213,3 +225,99 @@ def test_put_beside_an_adopted_list(commands: Commands, redis: redis_py.Redis) -
         redis.execute_command("LMOVE", source, target, "RIGHT", "LEFT")
         assert queue.size().ready == 1
     assert codes(commands("status", "--json").json, "orders") == ["NO_CONSUMERS"]
+
+
+def sampled(redis: redis_py.Redis, keys: Keys, ago: int, **counts: int) -> None:
+    """As a consumer on duty has written it, so many seconds ago."""
+    now = redis.time()[0] * 1000  # type: ignore[index]
+    words = [now - ago * 1000, *(counts.get(name, 0) for name in ("ack", "retry", "bury", "reap")), ""]
+    words += [counts.get(name, 0) for name in ("total", "discard", "restore")]
+    redis.hset(keys.stats, mapping={"sampled_before": "", "sampled": " ".join(map(str, words))})
+
+
+def test_rates_over_the_last_minute(commands: Commands, redis: redis_py.Redis) -> None:
+    """What came is what is there now and what was acked since; an import was not put, and what was removed by hand
+    was. Two of five attempts failed. It drains at the difference."""
+    keys = Keys("emails", commands.prefix)
+    with commands.queue("emails") as queue, queue.consumer():
+        queue.put_many(range(60))
+        sampled(redis, keys, 60, ack=1000, retry=10, bury=5, total=240, discard=7, restore=1)
+        counts = {"ack": 1000 + 300, "retry": 10 + 180, "bury": 5 + 20, "discard": 7 + 30, "restore": 1 + 10}
+        redis.hset(keys.stats, mapping=counts)
+        (entry,) = commands("status", "--json").json["queues"]
+        rates = entry["rates"]
+        over = rates["over_ms"] / 1000
+        assert 59 <= over < 80
+        assert rates["in"] * over == pytest.approx(60 - 240 + 300 + 30 - 10)
+        assert rates["out"] * over == pytest.approx(320)
+        assert rates["failing"] == pytest.approx(200 / 500)
+        assert entry["drained_in_ms"] / 1000 == pytest.approx(60 / (rates["out"] - rates["in"]), rel=0.01)
+        assert entry["verdict"]["reason"].startswith("drains in about ")
+        assert "40.0%" in commands("status").out
+
+
+def test_what_is_not_known_is_not_told(commands: Commands, redis: redis_py.Redis) -> None:
+    """A sample that is too old or too young, counters that were deleted, a sample of an older release: no rate, or
+    none of those that it cannot tell."""
+    keys = Keys("emails", commands.prefix)
+    with commands.queue("emails") as queue, queue.consumer():
+        queue.put(1)
+        for ago, counts in ((5, {}), (180, {}), (60, {"ack": 5})):
+            sampled(redis, keys, ago, **counts)
+            redis.hset(keys.stats, mapping={"ack": 1})
+            (entry,) = commands("status", "--json").json["queues"]
+            assert entry["rates"] is None
+            assert entry["drained_in_ms"] is None
+        now = redis.time()[0] * 1000  # type: ignore[index]
+        redis.hset(keys.stats, "sampled", f"{now - 30_000} 1 0 0 0 ")
+        (entry,) = commands("status", "--json").json["queues"]
+        assert (entry["rates"]["in"], entry["rates"]["out"], entry["rates"]["failing"]) == (None, 0, None)
+        sampled(redis, keys, 30, ack=1, total=1)
+        (entry,) = commands("status", "--json").json["queues"]
+        assert entry["verdict"]["code"] == "CONSUMERS_STALLED"
+        sampled(redis, keys, 30, ack=0, total=0)
+        (entry,) = commands("status", "--json").json["queues"]
+        assert entry["verdict"]["code"] == "BACKLOG_GROWS"
+        assert "reliq workers --stacks" in entry["verdict"]["next"]
+        assert entry["verdict"]["reason"].startswith("grows by ")
+
+
+def test_a_consumer_takes_the_samples(commands: Commands, redis: redis_py.Redis) -> None:
+    """Of all that is in the queue, in whatever state."""
+    with commands.queue("emails") as queue:
+        queue.put_many(range(3))
+        queue.put(4, delay=60)
+        with queue.consumer() as consumer:
+            (lease,) = consumer.claim(1)
+            stats = Keys("emails", commands.prefix).stats
+            deadline = time.monotonic() + 15
+            while not (found := redis.hget(stats, "sampled")):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            lease.ack()
+    assert found.split(b" ")[6:] in ([b"4", b"0", b"0"], [b"3", b"0", b"0"])
+
+
+def test_two_looks(commands: Commands) -> None:
+    """--interval needs nobody to have counted."""
+    with commands.queue("emails") as queue:
+        queue.put_many(range(10))
+        putting = threading.Timer(0.3, lambda: queue.put_many(range(10)))
+        putting.start()
+        (entry,) = commands("status", "--json", "--interval", "1.5").json["queues"]
+        putting.join()
+    assert 1500 <= entry["rates"]["over_ms"] < 10_000
+    assert entry["rates"]["in"] * entry["rates"]["over_ms"] == pytest.approx(10_000)
+    assert entry["rates"]["out"] == 0
+    assert "a number of seconds above 0, at most 60" in commands("status", "--interval", "0").error
+
+
+def test_what_is_most_urgent_comes_first(commands: Commands) -> None:
+    """Messages and nobody to handle them stand before dead letters; both are told."""
+    with commands.queue("emails") as queue:
+        queue.put_many(range(2))
+        with queue.consumer() as consumer:
+            consumer.claim(1)[0].bury("no such account")
+    document = commands("status", "--json").json
+    assert codes(document) == ["NO_CONSUMERS", "DEAD_LETTERS"]
+    assert document["queues"][0]["verdict"]["code"] == "NO_CONSUMERS"

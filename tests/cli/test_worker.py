@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import redis as redis_py
 
 import reliq
 from tests.cli.conftest import Commands
+from tests.conformance.test_health import free_port, get
 
 HANDLERS = """
 import logging, os, time
@@ -42,13 +44,23 @@ async def resize(body):
     note(body)
 """
 
+PLAIN = """
+from shop.handlers import images, note
+
+@images.ack
+def shrink(body):
+    note(body)
+"""
+"""One that runs in threads, as that of emails does."""
+
 
 @pytest.fixture
 def shop(commands: Commands, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts `reliq worker` beside a package `shop` with two handlers; ends what is still there."""
+    """Starts `reliq worker` beside a package `shop` with some handlers; ends what is still there."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
     (tmp_path / "shop" / "handlers.py").write_text(HANDLERS)
+    (tmp_path / "shop" / "plain.py").write_text(PLAIN)
     started: list[subprocess.Popen[str]] = []
 
     def start(*words: str) -> subprocess.Popen[str]:
@@ -187,6 +199,28 @@ def test_failing_handler_is_logged(commands: Commands, tmp_path: Path) -> None:
     assert commands("status").status == 1
 
 
+def test_logs_as_logfmt_without_secrets_and_bodies(commands: Commands, tmp_path: Path) -> None:
+    """One line for each failure, with all that it is about; a password in an exception is hidden, and the body
+    shown only if that is asked for."""
+    (tmp_path / "failing.py").write_text(
+        "import reliq\nq = reliq.Queue('emails', retry=reliq.Retry(attempts=1))\n"
+        "@q.ack\ndef fail(body):\n    raise ConnectionError('redis://ada:hunter2@db:6379 is away\\nfor long')\n"
+    )
+    for asked in ((), ("--log-bodies",)):
+        with commands.queue("emails") as queue:
+            mid = queue.put({"card": "4111-marker"})
+        result = commands.process("worker", "failing", "--until-empty", "--log-format", "logfmt", *asked)
+        assert result.status == 0
+        assert "hunter2" not in result.err
+        lines = result.err.splitlines()
+        assert all(line.startswith("time=") for line in lines), result.err
+        (line,) = [line for line in lines if "level=error" in line]
+        assert "redis://ada:***@db:6379 is away for long" in line
+        for field in ("queue=emails", f"id={mid}", f"trace_id={mid}", "attempt=1", "consumer=", "logger=reliq"):
+            assert f" {field}" in line
+        assert result.err.count("4111-marker") == len(asked)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_to_the_whole_group_is_one_request(
     commands: Commands,
@@ -250,3 +284,110 @@ def test_last_timeout_says_dead_lettered(commands: Commands, tmp_path: Path) -> 
     put(commands, "emails", "x")
     result = commands.process("worker", "stuck", "--until-empty")
     assert "is past its timeout of 0.3 s: dead-lettered; this process is replaced" in result.err
+
+
+def test_health_of_supervised_processes(
+    commands: Commands, shop: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """--health: the supervisor answers for its children, and adds up what they count, also those that died."""
+    port = free_port()
+    worker = shop("shop.handlers:send", "--processes", "2", "--health", f"127.0.0.1:{port}")
+    eventually(lambda: get(port, "/readyz").status == 200, "it is not ready")
+    assert get(port, "/healthz").text == "ok\n"
+    put(commands, "emails", *range(50))
+    acks = 'reliq_acks_total{queue="emails"} '
+    eventually(lambda: f"{acks}50.0" in get(port, "/metrics").text, "it does not count")
+    put(commands, "emails", "long", "long")
+    eventually(
+        lambda: len(commands("peek", "--state", "doing", "--json").json["messages"]) == 2, "nobody took them"
+    )
+    (consumer, *_) = commands("status", "--json").json["queues"][0]["consumers"]
+    os.kill(consumer["pid"], signal.SIGKILL)
+    lost = 'reliq_retries_total{cause="lost",queue="emails"} '
+    eventually(lambda: f"{lost}0.0" not in get(port, "/metrics").text, "it does not count what it has reaped")
+    text = get(port, "/metrics").text
+    assert f"{acks}50.0" in text
+    assert 'reliq_run_time_seconds_count{queue="emails"} 50.0' in text
+    assert get(port, "/healthz").status == 200
+    worker.send_signal(signal.SIGTERM)
+    eventually(lambda: get(port, "/readyz").text == "not ready: it stops\n", "it is ready while it stops")
+    worker.send_signal(signal.SIGTERM)
+    worker.communicate(timeout=20)
+    assert worker.returncode == 0
+
+
+def test_a_child_that_is_stopped_is_not_alive(
+    commands: Commands, shop: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """SIGSTOP of the one child: after two thirds of its lease the supervisor says so, until it goes on."""
+    (tmp_path / "short.py").write_text(
+        "import reliq\nq = reliq.Queue('emails', lease=1.5, timeout=0.4)\n@q.ack\ndef send(body):\n    pass\n"
+    )
+    port = free_port()
+    shop("short", "--health", f"127.0.0.1:{port}")
+    eventually(lambda: get(port, "/readyz").status == 200, "it is not ready")
+    # Looked for until it is there: a lease this short can lapse for a moment on a busy machine.
+    (consumer,) = eventually(lambda: commands("status", "--json").json["queues"][0]["consumers"], "no consumer")
+    os.kill(consumer["pid"], signal.SIGSTOP)
+    told = eventually(lambda: (told := get(port, "/healthz")).status == 503 and told, "nobody noticed")
+    assert f"CLAIM_LOOP_STALLED: queue emails of process {consumer['pid']}: Redis answered" in told.text
+    os.kill(consumer["pid"], signal.SIGCONT)
+    eventually(lambda: get(port, "/healthz").status == 200, "it is not well again")
+
+
+def test_health_where_somebody_listens(commands: Commands, shop: Callable[..., subprocess.Popen[str]]) -> None:
+    """A port in use is one line and exit status 2."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = "{}:{}".format(*taken.getsockname())
+        worker = shop("shop.handlers", "--health", where)
+        _, err = worker.communicate(timeout=20)
+    assert worker.returncode == 2
+    said = f"reliq: health '{where}': cannot listen there: Address already in use. Choose another port"
+    assert err.splitlines()[-1].startswith(said)
+
+
+def test_strict(commands: Commands, shop: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    """--strict: the queues of the handlers in the order given, whatever that is in their module."""
+    put(commands, "emails", *range(100))
+    put(commands, "images", *range(100, 200))
+    words = ("--strict", "--concurrency", "1", "--until-empty")
+    worker = shop("shop.plain:shrink", "shop.handlers:send", *words)
+    _, err = worker.communicate(timeout=30)
+    assert worker.returncode == 0, err
+    assert [int(body) for body, _ in effects(tmp_path)] == [*range(100, 200), *range(100)]
+
+
+def test_weights(commands: Commands, shop: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    """--weight: while both have work, each gets its share."""
+    put(commands, "emails", *range(700))
+    put(commands, "images", *range(1000, 1700))
+    words = ("--weight", "emails=6", "--concurrency", "1", "--until-empty")
+    worker = shop("shop.plain:shrink", "shop.handlers:send", *words)
+    _, err = worker.communicate(timeout=30)
+    assert worker.returncode == 0, err
+    done = [int(body) for body, _ in effects(tmp_path)]
+    assert len(done) == 1400
+    last = done.index(699)
+    assert sum(n >= 1000 for n in done[:last]) == pytest.approx(700 / 6, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--weight", "emails"), "a queue and a whole number, as in --weight emails=6"),
+        (("--weight", "emails=-1"), "a queue and a whole number"),
+        (("--weight", "emails=0"), "a weight is a whole number, 1 to 1,000, not 0"),
+        (("--weight", "emials=2"), "there is no handler for this queue; there are some for emails, images"),
+        (("--weight", "emails=2", "--weight", "emails=3"), "queue 'emails' has got 2 before"),
+        (("--weight", "emails=2", "--strict"), "give one of them"),
+    ],
+)
+def test_wrong_priorities(
+    commands: Commands, shop: Callable[..., subprocess.Popen[str]], words: tuple[str, ...], said: str
+) -> None:
+    """One line that names what is wrong; exit status 2."""
+    worker = shop("shop.handlers", *words)
+    _, err = worker.communicate(timeout=20)
+    assert worker.returncode == 2
+    assert said in err
+    assert "Traceback" not in err

@@ -20,6 +20,7 @@ import redis as redis_py
 import reliq
 import reliq.aio
 from reliq.core import envelope as env
+from reliq.core import ledger
 
 
 class Both:
@@ -51,6 +52,7 @@ class Shell:
         self.prefix = prefix
         module: Any = reliq if name == "sync" else reliq.aio
         self.Queue, self.Reaper, self.Worker = module.Queue, module.Reaper, module.Worker
+        self.Scheduler = module.Scheduler
         self._queues: list[Any] = []
 
     def queue(self, name: str = "q", **options: Any) -> Any:
@@ -75,6 +77,10 @@ class Shell:
         else:
             for lease in consumer:
                 yield lease
+
+    async def next(self, consumer: Any) -> Any:
+        """The next of what it iterates over."""
+        return await anext(consumer) if self.name == "aio" else next(consumer)
 
     def start(self, function: Callable[..., Any], *args: Any, **options: Any) -> asyncio.Task[Any]:
         """Run it beside the test."""
@@ -110,7 +116,9 @@ def dead_letters(redis: redis_py.Redis, queue: Any) -> list[tuple[dict[str, Any]
 
 def events(redis: redis_py.Redis, queue: Any) -> list[tuple[str, str]]:
     """The ledger: (event, detail)."""
-    return [(e[b"event"].decode(), e[b"detail"].decode()) for _, e in redis.xrange(queue.options.keys.events)]
+    entries = redis.xrange(queue.options.keys.events)
+    flat = [(id, [word for field in fields.items() for word in field]) for id, fields in entries]
+    return [(e["event"], e["detail"]) for e in ledger.read(flat)]
 
 
 def now_ms(redis: redis_py.Redis) -> float:

@@ -12,8 +12,8 @@ import reliq.aio.station
 import reliq.sync.station
 from reliq.model import clock
 from reliq.sync.bell import Bell
-from reliq.sync.connection import Link
 from reliq.sync.engine import Engine
+from reliq.sync.link import Link
 from reliq.sync.queue import Queue
 from tests.conformance.shell import Shell, until
 from tests.core.model import BELL
@@ -68,13 +68,13 @@ async def test_an_answer_from_before_the_bell_rang_is_not_its_answer(
     queue = sh.queue()
     keys, station = queue.options.keys, STATIONS[sh.name](0, queue.ack(print), queue, "test", lambda: None)
     monkeypatch.setattr(station.bell, "arm", lambda seconds: None)
-    await sh(station.trip(1))
-    await sh(station.begin(1))
+    await sh(station.trip(1, lambda: 0))
+    await sh(station.engine.begin(1))
     assert await until(lambda: redis.hget(keys.session(station.state.name), "trip") == b"2")
     redis.rpush(keys.inbox(station.state.name), b"1")  # as BLMOVE does
     station._ring()
-    assert (await sh(station.trip(1))).messages == []
+    assert (await sh(station.trip(1, lambda: 0))).messages == []
     assert station.due_in(clock(), station.engine.answered_at, free=True) == 0.0
-    assert [m.body for m in (await sh(station.trip(1))).messages] == [1]
+    assert [m.body for m in (await sh(station.trip(1, lambda: 0))).messages] == [1]
     assert not station._rang
     await sh.close(station)

@@ -161,7 +161,7 @@ async def test_a_suspect_waits_for_empty_hands(sh: Shell, redis: redis_py.Redis)
         assert (found.lost, found.deliveries, found.fence) == (1, 1, 2)
         reaped = found.timeline[-1]
         assert (reaped.event, reaped.consumer) == ("reap", dead.name)
-        assert reaped.told == "its consumer died with it in hand; ready again"
+        assert reaped.told == "its consumer was lost with it in hand; ready again"
         await sh(lease.ack())
     await sh.close(dead)
     assert lost.lost

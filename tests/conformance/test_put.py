@@ -79,7 +79,8 @@ async def test_at_takes_an_aware_time_and_refuses_a_naive_one(sh: Shell, redis: 
     await sh(q.put(1, at=moment))
     ((_, due),) = redis.zrange(q.options.keys.later, 0, -1, withscores=True)
     assert due == round(moment.timestamp() * 1000)
-    for wrong in ({"at": datetime.now()}, {"delay": -1}, {"delay": 1, "at": moment}):
+    neither: tuple[dict[str, Any], ...] = ({"at": moment.timestamp()}, {"delay": timedelta(1)}, {"delay": "5"})
+    for wrong in ({"at": datetime.now()}, {"delay": -1}, {"delay": 1, "at": moment}, *neither):
         with pytest.raises(ConfigError):
             await sh(q.put(1, **wrong))
     assert tuple(await sh(q.size())) == (0, 0, 1, 0)
@@ -242,4 +243,5 @@ async def test_queue_is_in_the_index(sh: Shell, redis: redis_py.Redis) -> None:
     q = sh.queue("orders", key=f"{sh.prefix}-old", codec="json")
     await sh(q.put(1))
     record = redis.hget(f"{sh.prefix}:queues", "orders")
-    assert json.loads(record) == {"key": f"{sh.prefix}-old", "codec": "json", "lease": 15.0, "max_losses": 3}
+    settings = {"key": f"{sh.prefix}-old", "codec": "json", "lease": 15.0, "max_losses": 3}
+    assert json.loads(record) == settings | {"schema": "1.0"}

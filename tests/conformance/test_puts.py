@@ -12,8 +12,8 @@ import redis as redis_py
 
 import reliq
 from reliq.aio import Queue
+from reliq.core import beside, scripts
 from reliq.core import envelope as env
-from reliq.core import scripts
 from reliq.errors import OutcomeUnknown, ReliqError, WrongKeyType
 from tests.conformance.shell import until
 from tests.faults.proxy import FaultProxy, black_hole, delay_reply, delay_request, drop_reply, reset
@@ -44,7 +44,14 @@ def calls(proxy: FaultProxy) -> int:
 def ready(q: Queue, redis: redis_py.Redis) -> list[Any]:
     """The bodies that are ready, in order, without the first."""
     elements: Any = redis.lrange(q.options.keys.ready, 0, -1)
-    return [q.options.codec.decode(env.unpack(element).body) for element in elements[::-1]][1:]
+    return [body(q, env.unpack(element), redis) for element in elements[::-1]][1:]
+
+
+def body(q: Queue, envelope: env.Envelope, redis: redis_py.Redis) -> Any:
+    """Decoded, also if it lies beside the list."""
+    ticket = beside.ticket_of(envelope.meta)
+    data: Any = envelope.body if ticket is None else redis.get(beside.key_of(q.options.keys, ticket))
+    return q.options.codec.decode(data)
 
 
 async def outcomes(q: Queue, bodies: range) -> list[Any]:

@@ -36,6 +36,7 @@ class Model:
         self.sessions: dict[str, dict[str, Any]] = defaultdict(dict)
         self.later: dict[bytes, int] = {}
         self.dead: dict[bytes, int] = {}
+        self.bodies: dict[str, bytes] = {}  # beside the list, by key
 
     # -- what others do ---------------------------------------------------------------------------------
 
@@ -88,7 +89,8 @@ class Model:
     def _settle(self, name: str, acks: list[bytes], rest: list[bytes]) -> list[int]:
         doing, late = self.doing[name], []
         settles = [(b"ack", a, b"", b"") for a in acks]
-        settles += [(rest[i], rest[i + 1], rest[i + 2], rest[i + 3]) for i in range(0, len(rest), 4)]
+        words = [(rest[i], rest[i + 1], rest[i + 2], rest[i + 3]) for i in range(0, len(rest), 4)]
+        settles += [each for each in words if each[0] != b"drop"]
         for index, (verb, element, back, detail) in enumerate(settles):
             if element not in doing:
                 late.append(index)
@@ -102,6 +104,10 @@ class Model:
                 self.ready.append(back)
             elif verb == b"bury":
                 self.dead[back] = self.now
+        refused = {acks[index][env.CHECKED_FROM : env.META_FROM].hex() for index in late if index < len(acks)}
+        for verb, id, key, _ in words:
+            if verb == b"drop" and id.decode() not in refused:
+                self.bodies.pop(key.decode(), None)
         return late
 
     def _promote(self, most: int, budget: int) -> None:

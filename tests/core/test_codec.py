@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from reliq.core.codec import CODECS, BytesCodec, Codec, decode, encode, encode_all, find
 from reliq.errors import BodyError, BodyTooLarge, ConfigError, DecodeError
 
+BODIES = json.loads((Path(__file__).parent / "vectors.json").read_text("utf-8"))["bodies"]
 MSGPACK, JSON, BYTES = CODECS["msgpack"], CODECS["json"], CODECS["bytes"]
 
 plain: st.SearchStrategy[Any] = st.recursive(
@@ -31,6 +34,21 @@ class Upper:
 
     def decode(self, data: bytes) -> Any:
         return data.decode().lower()
+
+
+@pytest.mark.parametrize("vector", BODIES, ids=lambda vector: f"{vector['codec']}, {vector['name']}")
+def test_vector_body(vector: dict[str, Any]) -> None:
+    """The published bytes of bodies are what each codec makes, and what it reads."""
+    data, codec = bytes.fromhex(vector["data"]), CODECS[vector["codec"]]
+    read = {"value": lambda said: said, "bytes": bytes.fromhex, "time": datetime.fromisoformat}
+    [body] = [read[kind](vector[kind]) for kind in read if kind in vector]
+    assert codec.encode(body) == data
+    assert codec.decode(data) == body
+
+
+def test_what_is_no_type_of_ours_is_kept() -> None:
+    """Other extension types of msgpack are handed on as they are."""
+    assert MSGPACK.decode(bytes.fromhex("c70205beef")) == msgpack.ExtType(5, b"\xbe\xef")
 
 
 @given(plain)

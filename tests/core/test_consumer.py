@@ -14,8 +14,9 @@ from reliq import defaults
 from reliq.core import envelope as env
 from reliq.core.codec import CODECS
 from reliq.core.command import Command
-from reliq.core.consumer import ACK, Answer, ConsumerState, Message, Settle
+from reliq.core.consumer import Answer, ConsumerState
 from reliq.core.keys import Keys
+from reliq.core.message import ACK, Message, Settle
 from tests.core.model import BELL, Model
 
 KEYS = Keys("q")
@@ -342,6 +343,7 @@ def test_unreadable_twins_are_both_settled(pair: Pair) -> None:
     assert bodies(pair.trip(3).messages) == [2]
     pair.trip(0)
     assert len(pair.doing) == 1
+    assert not pair.state._twins  # else no trip would be under way ahead any more
     assert pair.trip(0).settled == []
 
 
@@ -509,6 +511,21 @@ def test_settles_survive_a_rollback(pair: Pair, verb: str) -> None:
     assert answer.messages == []
     assert pair.trip(0).settled[0].accepted
     assert (pair.server.ready, pair.server.later, set(pair.server.dead), pair.server.doing) == after
+
+
+def test_what_was_done_in_time_is_done_again_later(pair: Pair) -> None:
+    """Its deadline is over when the server, which forgot the ack, brings it back: it is no dead letter."""
+    pair.state.reconnected("first")
+    id = env.uuid7(pair.server.now, bytes(10))
+    pair.server.put(env.pack(id, msgpack.packb(1), {"d": pair.server.now + 5000}))
+    [message] = pair.trip(1).messages
+    before = copy.deepcopy(pair.server)
+    pair.trip(0, pair.state.ack(message))
+    rolled_back(pair, before)
+    pair.pass_time(6)
+    assert pair.trip(0).messages == []
+    assert [(s.verb, s.accepted) for s in pair.trip(0).settled] == [(ACK, True)]
+    assert not pair.server.dead
 
 
 def test_ghosts_only_after_a_change_of_server(pair: Pair) -> None:

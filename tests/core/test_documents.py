@@ -11,6 +11,7 @@ import pytest
 import reliq.core
 from reliq import defaults
 from reliq.core import envelope as env
+from reliq.core import trace
 from reliq.core.codec import CODECS
 from reliq.core.keys import Keys
 
@@ -18,7 +19,8 @@ CORE = Path(reliq.core.__file__).parent
 ROOT = Path(__file__).resolve().parents[2]
 WIRE = (CORE / "wire.md").read_text("utf-8")
 REPLIES = (CORE / "lua" / "replies.md").read_text("utf-8")
-SCRIPTS = sorted(path.stem for path in (CORE / "lua").glob("*.lua") if path.stem not in ("envelope", "places"))
+SHARED = ("admit", "envelope", "places", "lock", "marks", "tick", "unique")
+SCRIPTS = sorted(path.stem for path in (CORE / "lua").glob("*.lua") if path.stem not in SHARED)
 
 
 def section(text: str, title: str) -> str:
@@ -80,7 +82,8 @@ def test_names_are_right() -> None:
     """Every key of a queue, every codec and the vectors are where the document says."""
     keys = Keys("emails")
     for key in (
-        *(keys.ready, keys.consumers, keys.later, keys.dead, keys.events, keys.stats, keys.producers),
+        *(keys.ready, keys.consumers, keys.later, keys.dead, keys.events, keys.stats, keys.producers, keys.lock),
+        *(keys.schedules, keys.ticks),
         *(keys.inbox("<consumer>"), keys.doing("<consumer>"), keys.session("<consumer>")),
     ):
         assert f"| `{key.removeprefix('reliq:{emails}:emails:')}`" in WIRE
@@ -99,3 +102,16 @@ def test_the_ledger_is_as_long_as_the_defaults_say() -> None:
     ]
     assert len(lengths) >= 2
     assert set(lengths) == {defaults.LEDGER_LENGTH}
+
+
+def test_every_event_is_explained() -> None:
+    """The tables of the ledger and of traces name exactly those that are written down."""
+    sources = [re.sub(r"--.*", "", path.read_text("utf-8")) for path in (CORE / "lua").glob("*.lua")]
+    sources = [source for source in sources if "XADD" in source]
+    written = {word for source in sources for word in re.findall(r"(?:\bnote\(|'event', )'([a-z ]+)'", source)}
+    written |= {"retry", "release"}  # a trip notes what it settled by the name of the verb
+    written |= {"pause", "drain", "resume", "limit"}  # and a gate what is done to it
+    written |= {trace.PUT, trace.DELIVER, trace.FAIL, trace.ACK}
+    assert {"start", "reap", "bury", "dedupe"} <= written
+    explained = re.findall(r"`([a-z ]+)`", "".join(re.findall(r"^\|(.*?)\|", section(WIRE, "The ledger"), re.M)))
+    assert sorted(explained) == sorted(written)

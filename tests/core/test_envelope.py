@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reliq.core import beside
 from reliq.core import envelope as env
+from reliq.core.keys import Keys
 from reliq.errors import DecodeError
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors.json").read_text("utf-8"))
@@ -177,6 +179,30 @@ def test_vector_undecodable(vector: dict[str, Any]) -> None:
 def test_vector_dead(vector: dict[str, Any]) -> None:
     """A member of dead is its note and then the element as it was."""
     assert env.split_note(bytes.fromhex(vector["member"])) == (vector["note"], bytes.fromhex(vector["element"]))
+
+
+@pytest.mark.parametrize("vector", named(VECTORS["beside"]))
+def test_vector_beside(vector: dict[str, Any]) -> None:
+    """The published bytes of a message whose body lies beside the list, and the key of that."""
+    found = env.unpack(bytes.fromhex(vector["element"]))
+    ticket = beside.ticket_of(found.meta)
+    assert ticket is not None
+    assert (ticket[:16].hex(), beside.size_of(ticket)) == (vector["ticket_name"], vector["size"])
+    assert vector["name"].endswith(" in the key " + beside.key_of(Keys("emails"), ticket))
+    assert env.pack(ID, b"", {"b": ticket}).hex() == vector["element"]
+
+
+@pytest.mark.parametrize("vector", named(VECTORS["names"]))
+def test_vector_name(vector: dict[str, Any]) -> None:
+    """The published ids of texts of the user's own."""
+    assert env.named_id(vector["name"]).hex() == vector["id"]
+
+
+@pytest.mark.parametrize("vector", named(VECTORS["times"]))
+def test_vector_time(vector: dict[str, Any]) -> None:
+    """The published ids that are made of a time and random bytes."""
+    id = env.uuid7(vector["ms"], bytes.fromhex(vector["random"]))
+    assert (id.hex(), env.id_ms(id)) == (vector["id"], vector["ms"])
 
 
 @given(metas, st.binary(max_size=100))

@@ -68,7 +68,7 @@ def test_stalled_is_proved_by_all_that_could_move() -> None:
 def test_what_is_no_sample_is_none(text: bytes | None) -> None:
     """Anybody may have written it."""
     assert Sample.parse(text) is None
-    assert Sample.parse(b"1 2 3 4 5 ") == (1, 2, 3, 4, 5, "")
+    assert Sample.parse(b"1 2 3 4 5 ") == Sample(1, 2, 3, 4, 5, "")
 
 
 # -- what an element says -----------------------------------------------------------------------------------
@@ -117,8 +117,8 @@ def test_every_event_has_its_words() -> None:
         "went back for 60 s",
         "went back for later",
         "given back to the head of the queue",
-        "its consumer died with it in hand; ready again",
-        "its consumer died, no handler had it; ready again",
+        "its consumer was lost with it in hand; ready again",
+        "its consumer was lost, no handler had it; ready again",
         "a late ack was refused: the lease was over",
         "given up: POISON",
         "put back by a person, after POISON",
@@ -279,3 +279,23 @@ def test_progress_is_told() -> None:
         *(("q", "ready", 1_000, 1_500), ("q", "ready", 1_500, 1_500)),
     ]
     assert {each.place for each in told} == {"keys", "later", "ready", "dead"}
+
+
+def test_steps_of_a_traced_message_stand_among_the_events() -> None:
+    """By time; within one ms a message fails before it goes back, and is delivered again after that."""
+    events = [Event(5, "retry", "a", "0"), Event(9, "reap", "a", "lost")]
+    steps = [
+        Event(1, "put", "web:7", "shop.py"),
+        Event(5, "deliver", "a", "0.4 1"),
+        Event(5, "fail", "a", "0.2 ValueError: no"),
+        Event(9, "deliver", "a", "4.9 2"),
+        Event(9, "deliver", "b", "0.1 2"),
+        Event(12, "ack", "b", "2.5"),
+    ]
+    told = timeline(ID, events, None, steps)
+    assert [(each.at, each.event) for each in told] == [
+        *((1, "put"), (5, "deliver"), (5, "fail"), (5, "retry")),
+        *((5, "deliver"), (9, "reap"), (9, "deliver"), (12, "ack")),
+    ]
+    assert told[0].told == "put by web:7 shop.py"
+    assert told[-1].told == "acked, 2.5 ms after that"

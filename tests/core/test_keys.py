@@ -26,6 +26,7 @@ def all_keys(keys: Keys) -> list[str]:
     return [
         *(keys.ready, keys.consumers, keys.later, keys.dead, keys.events, keys.stats, keys.producers),
         *(keys.inbox("c"), keys.doing("c"), keys.session("c"), keys.marker(bytes(16))),
+        *(keys.schedules, keys.ticks),
     ]
 
 
@@ -121,7 +122,7 @@ def test_prefix_keeps_apart() -> None:
     ("part", "kind"),
     [
         *(("ready", "list"), ("later", "zset"), ("dead", "zset"), ("consumers", "zset"), ("events", "stream")),
-        *(("stats", "hash"), ("producers", "hash"), ("queues", "hash")),
+        *(("stats", "hash"), ("producers", "hash"), ("queues", "hash"), ("schedules", "hash"), ("ticks", "zset")),
     ],
 )
 @pytest.mark.parametrize("queue", ["q", "later", "a:b"])

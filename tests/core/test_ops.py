@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reliq import defaults
-from reliq.core import flows, ops, scripts
-from reliq.core.command import Command, Flow
+from reliq.core import beside, ops, reaping, scripts
+from reliq.core.command import Command, Flow, bulk
 from reliq.core.keys import Keys
-from reliq.errors import WrongKeyType
+from reliq.errors import Unavailable, WrongKeyType
 
 K = Keys("q")
 
@@ -38,14 +39,54 @@ def test_chunks_bound_the_number() -> None:
     assert list(ops.chunks([])) == []
 
 
+LARGE = beside.checked(b"e", "key", b"the body")
+
+
+@given(st.lists(st.booleans(), max_size=12))
+def test_large_bodies_go_alone(larges: list[bool]) -> None:
+    """Whatever stands before or behind them; the order is kept."""
+    elements = [LARGE if is_large else b"x" for is_large in larges]
+    parts = list(ops.chunks(elements))
+    assert [e for part in parts for e in part] == elements
+    assert all(len(part) == 1 for part in parts if LARGE in part)
+    assert len(parts) == sum(larges) + sum(a != b and not b for a, b in pairwise([True, *larges]))
+
+
+def test_a_large_body_is_brought_first_and_is_not_copied() -> None:
+    """Its key is declared by the put, behind the marker if there is one; the pieces are what the words are."""
+    for marker in ("", "marker"):
+        command = ops.put(K, b"p", 7, [LARGE], ops.NOW, marker)
+        behind = (*filter(None, [marker]), "key")
+        assert command.keys == (K.ready, K.producers, K.later, K.consumers, K.traces, *behind)
+        assert command.args[-3:] == (1, "", b"e")
+    brought = beside.bring(LARGE, "q")
+    assert (brought.keys, brought.args) == (("key",), (b"the body", "PX", 3_600_000, "NX"))
+    assert brought.idempotent
+    assert isinstance(brought.packed, tuple)
+    assert brought.packed[1] is LARGE.body
+    words = brought.words()
+    assert b"".join(brought.packed) == b"*%d\r\n%b" % (len(words), b"".join(map(bulk, words)))
+
+
+def test_a_put_whose_body_is_gone_is_refused() -> None:
+    """Certainly not in."""
+    command = ops.put(K, b"p", 7, [LARGE])
+    assert command.read(1) is True
+    with pytest.raises(Unavailable, match="nothing was put"):
+        command.read(-1)
+    with pytest.raises(Unavailable, match="nothing was put"):
+        ops.put(K, b"p", 7, [LARGE], confirm=ops.Confirm(1, False, 100)).read([-1, 0])
+
+
 def test_words() -> None:
     """A script goes by its digest and, if the server does not know it, by its source; a verb as it is."""
     command = ops.put(K, b"p", 7, [b"e"], ops.Due("in", 500), "marker")
     words, source = command.words(), command.source_words()
-    assert words[:3] == ("EVALSHA", scripts.put.sha, 5)
-    assert source[:3] == ("EVAL", scripts.put.source, 5)
+    assert words[:3] == ("EVALSHA", scripts.put.sha, 6)
+    assert source[:3] == ("EVAL", scripts.put.source, 6)
     assert words[3:] == source[3:]
-    assert words[3:] == (K.ready, K.producers, K.later, K.consumers, "marker", b"p", 7, "in", 500, 3600000, b"e")
+    assert words[3:9] == (K.ready, K.producers, K.later, K.consumers, K.traces, "marker")
+    assert words[9:] == (b"p", 7, "in", 500, 3600000, "", "", "", 0, "", b"e")
     assert ops.put(K, b"p", 7, [b"e"]).words()[2:] == (2, K.ready, K.producers, b"p", 7, b"e")
     assert ops.unblock(5).words() == ("CLIENT", "UNBLOCK", 5, "TIMEOUT")
     assert ops.length("k").words() == ("LLEN", "k")
@@ -91,7 +132,7 @@ def test_only_repeatable_commands_are_idempotent() -> None:
             (7, ["a", "b"]),
         ),
         (ops.consumers(K), [b"a", b"1700.0", b"b", b"1.7e3"], [("a", 1700), ("b", 1700)]),
-        (ops.session(K, "a"), [b"who", b"me\xff", b"trip", b"3"], {"who": "me\ufffd", "trip": "3"}),
+        (ops.session(K, "a"), [b"me\xff", b"3", None, None, None, None], {"who": "me\ufffd", "lease": "3"}),
         (ops.server_time(), [b"1700", b"999999"], 1700999),
         (ops.known_queues("p"), [], []),
         (
@@ -108,12 +149,12 @@ def test_replies_are_read(command: Command, reply: Any, parsed: Any) -> None:
 
 
 def test_register_is_read_back() -> None:
-    """What the first put writes into the index is what commands find there."""
+    """What the first put writes into the index is what commands find there; without a schema it is 1.0."""
     keys = Keys("orders", key="{shop}o")
-    _, _, name, record = ops.register(keys, "json", 7.5, 2).words()
-    assert ops.known_queues("reliq").read([str(name).encode(), str(record).encode()]) == [
-        ("orders", "{shop}o", "json", 7.5, 2)
-    ]
+    name, head, major, minor = ops.register(keys, "json", 7.5, 2).args
+    for schema in ("", f', "schema": "{major}.{minor}"'):
+        [found] = ops.known_queues("reliq").read([str(name).encode(), f"{head}{schema}}}".encode()])
+        assert found == ("orders", "{shop}o", "json", 7.5, 2, "1.0")
 
 
 def test_script_sources_are_whole() -> None:
@@ -139,7 +180,7 @@ def drive(flow: Flow[Any], replies: Sequence[Any]) -> Any:
 
 def test_one_bad_consumer_stops_no_reap() -> None:
     """An error of one consumer, at its first call or a later one, is reported; the others are reaped."""
-    flow = flows.reap_expired_g(K, lease=15, server="", max_losses=3, patience=flows.Patience(15, lambda: 0.0))
+    flow = reaping.reap_expired_g(K, lease=15, server="", max_losses=3, patience=reaping.Patience(15, lambda: 0.0))
     bad = WrongKeyType("no list")
     first = [bad, ops.Reaped("reaped", 1000, 0, True), ops.Reaped("reaped", 5, 1, False)]
     report = drive(flow, [(1700, ["a", "b", "c"]), first, WrongKeyType("now it is"), ])  # fmt: skip
@@ -150,7 +191,7 @@ def test_one_bad_consumer_stops_no_reap() -> None:
 def test_no_lease_is_believed_to_be_over_for_one_lease_after_redis_was_silent() -> None:
     """An answer that took longer than half a lease, or the first after a failure: nobody could renew meanwhile."""
     now = [100.0]
-    patience = flows.Patience(10, lambda: now[0])
+    patience = reaping.Patience(10, lambda: now[0])
 
     def answered_after(seconds: float) -> bool:
         patience.ask()
@@ -171,7 +212,7 @@ def test_no_lease_is_believed_to_be_over_for_one_lease_after_redis_was_silent() 
 def test_no_lease_is_believed_to_be_over_for_one_lease_after_the_servers_clock_has_jumped() -> None:
     """All leases look over then, or none."""
     now = [100.0]
-    patience = flows.Patience(10, lambda: now[0])
+    patience = reaping.Patience(10, lambda: now[0])
     patience.ask()
     assert not patience.holds(1_000_000)
     assert not patience.holds(1_004_000)
@@ -188,10 +229,10 @@ def test_who_asks_for_expired_leases_asks_once() -> None:
 
 def test_what_a_doubted_answer_named_is_reported_as_waiting() -> None:
     """Not reaped, and not asked for more."""
-    patience = flows.Patience(10, lambda: 0.0)
+    patience = reaping.Patience(10, lambda: 0.0)
     patience.failed()
     report = drive(
-        flows.reap_expired_g(K, lease=10, server="", max_losses=3, patience=patience), [(1700, ["a", "b"])]
+        reaping.reap_expired_g(K, lease=10, server="", max_losses=3, patience=patience), [(1700, ["a", "b"])]
     )
     assert report.waiting == ["a", "b"]
     assert report.returned == 0
@@ -199,7 +240,7 @@ def test_what_a_doubted_answer_named_is_reported_as_waiting() -> None:
 
 def test_reap_goes_on_until_nothing_is_left() -> None:
     """A bounded call that leaves a rest is followed by the next."""
-    flow = flows.reap_dead_g(K, "a", max_losses=3, started=None)
+    flow = reaping.reap_dead_g(K, "a", max_losses=3, started=None)
     rest = [ops.Reaped("reaped", 1000, 0, True)] * 3 + [ops.Reaped("reaped", 1, 1, False)]
     report = drive(flow, rest)
     assert (report.returned, report.buried, report.consumers) == (3001, 1, ["a"])

@@ -69,6 +69,7 @@ REFUSED: list[tuple[str, type[Refused]]] = [
     ("NOPERM this user has no permissions to access one of the keys used as arguments", AccessDenied),
     ("ERR unknown command `BLMOVE`, with args beginning with: `a`, ", UnsupportedServer),
     ("ERR unknown command 'BLMOVE', with args beginning with: 'a' ", UnsupportedServer),
+    ("ERR This instance has cluster support disabled", UnsupportedServer),
 ]
 UNKNOWN = [
     IN_62 + "@user_script: 1: The user executing the script can't run this command or subcommand",
@@ -78,6 +79,7 @@ UNKNOWN = [
     "ERR user_script:1: attempt to perform arithmetic on a nil value" + IN_70,
     IN_62 + "Script killed by user with SCRIPT KILL...",
     "ERR something that a later server says",
+    "ERR This Redis command is not allowed from script" + IN_70,
     "NEWCODE of a later server",
     "",
     "   ",
@@ -86,12 +88,14 @@ UNKNOWN = [
 
 @pytest.mark.parametrize(("text", "kind"), REFUSED)
 def test_refused(text: str, kind: type[Refused]) -> None:
-    """Each of these means not executed, with the address, the server's words and what to try."""
+    """Each of these means not executed, with the address, the server's words (without the digest of a script) and
+    what to try."""
     for form in (text, text.removeprefix("ERR ")):  # redis-py takes ERR off
         error = outcome.of_reply(form, "queue 'q': put", "localhost:6379")
         assert type(error) is kind
         assert str(error).startswith("queue 'q': put: Redis at localhost:6379 refused")
-        assert form in str(error)
+        assert form.removesuffix(IN_70) in str(error)
+        assert IN_70 not in str(error)
         assert str(error).endswith(".")
 
 
@@ -101,6 +105,26 @@ def test_unknown(text: str) -> None:
     error = outcome.of_reply(text, "queue 'q': put", "localhost:6379")
     assert type(error) is OutcomeUnknown
     assert "it may have run" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("ERR This instance has cluster support disabled", "It is no node of a Cluster: name it alone"),
+        (
+            "ERR unknown command `SENTINEL`, with args beginning with: `GET-MASTER-ADDR-BY-NAME`",
+            "It is no sentinel",
+        ),
+        (
+            "ERR unknown command 'SENTINEL', with args beginning with: 'GET-MASTER-ADDR-BY-NAME'",
+            "It is no sentinel",
+        ),
+        ("NOPERM this user has no permissions to run the 'lpush' command", "what reliq doctor --acl prints"),
+    ],
+)
+def test_advice(text: str, advice: str) -> None:
+    """The next step is that of this mistake."""
+    assert advice in str(outcome.of_reply(text, "ask", "localhost:6379"))
 
 
 def test_words_of_others_are_no_codes() -> None:
@@ -118,3 +142,15 @@ def test_silence() -> None:
     assert isinstance(unknown, TimeoutError)
     assert not isinstance(unknown, Refused)
     assert isinstance(unknown, ReliqError)
+
+
+@pytest.mark.parametrize(("where", "reason", "advice"), [
+    ("localhost:6379/0", "Connection refused", "Check that it runs and that RELIQ_URL or url= names it."),
+    ("localhost:80/0", 'Protocol error, got "H" as reply type byte', "What listens there is no Redis"),
+    ("localhost:6379/0 by TLS", "Timeout connecting to server", "takes TLS there; if it does not, the URL"),
+])  # fmt: skip
+def test_what_to_try_if_it_is_not_reached(where: str, reason: str, advice: str) -> None:
+    """It depends on how it was not."""
+    error = outcome.not_sent("connect", where, reason)
+    assert f"cannot reach Redis at {where} ({reason}). " in str(error)
+    assert advice in str(error)

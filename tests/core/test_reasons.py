@@ -66,7 +66,7 @@ def test_every_cause_has_its_reason() -> None:
         assert reasons.of_cause(cause) == f"DEAD_{cause}"
         assert reasons.find(cause) in (f"DEAD_{cause}", cause)
     dead = {reason.removeprefix("DEAD_") for reason in Reason if reason.kind is Kind.DEAD}
-    assert dead - named == {"OTHER", "BAD_NOTE"}
+    assert dead - named == {"OTHER", "BAD_NOTE", "PURGED"}
 
 
 @pytest.mark.parametrize("cause", ["NO_SUCH_FORMAT", "LETTERS", "", None, 7, "attempts", "_", "DEAD_ATTEMPTS"])

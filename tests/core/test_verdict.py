@@ -10,8 +10,9 @@ import tenacity
 from reliq import defaults
 from reliq.core import envelope as env
 from reliq.core.codec import CODECS
-from reliq.core.consumer import ConsumerState, Message, Settle
+from reliq.core.consumer import ConsumerState
 from reliq.core.keys import Keys
+from reliq.core.message import Message, Settle
 from reliq.core.retry import Retry
 from reliq.core.verdict import describe, judge
 from reliq.errors import Bury, DecodeError, Release, RetryAfter

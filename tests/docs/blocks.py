@@ -15,6 +15,7 @@ its syntax. Run as a program this file runs one section: `python blocks.py FILE 
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import subprocess
@@ -94,9 +95,10 @@ def run_section(path: Path, section: Section) -> None:
 
 def run_python(path: Path, block: Block, namespace: dict[str, object]) -> None:
     where = "\n" * (block.line - 1)  # a traceback then names the line of the Markdown file
-    code = compile(where + block.source, str(path), "exec")
-    if not block.run:
+    if not block.run:  # it may be a cell of a notebook, which can await
+        compile(where + block.source, str(path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         return
+    code = compile(where + block.source, str(path), "exec")
     if named := re.match(r"# (\w+)\.py\b", block.source):
         Path(f"{named[1]}.py").write_text(block.source, "utf-8")
         importlib.invalidate_caches()

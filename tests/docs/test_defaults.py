@@ -1,10 +1,15 @@
-"""What the README says about the code is what the code says. Run as a program: print the table of defaults."""
+"""What the README says about the code is what the code says. Run as a program: print the table of defaults, or
+with ``settings`` that of settings."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
+import yaml
+
+from reliq import Settings, settings
 from reliq.defaults import TABLE, Default
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +35,33 @@ def test_table_of_defaults() -> None:
     assert table() in README, f"the table in README.md should be:\n\n{table()}\n"
 
 
+def as_written(value: object) -> str:
+    """A value as somebody writes it into a file; times with their unit."""
+    if value is None:
+        return ""
+    return f"{value:g} s" if isinstance(value, float) else str(value).lower()
+
+
+def settings_table() -> str:
+    """The README's table of settings."""
+    rows = [f"| `{row.name}` | {as_written(row.default)} | {row.about} |" for row in settings.TABLE.values()]
+    return "\n".join(["| setting | default | what |", "|---|---|---|", *rows])
+
+
+def test_table_of_settings() -> None:
+    """The README's table is the one in reliq/settings."""
+    assert settings_table() in README, f"the table in README.md should be:\n\n{settings_table()}\n"
+
+
+def test_example_of_yaml() -> None:
+    """What the README shows is read; only the file of the password is not here."""
+    said = [yaml.safe_load(block) for block in re.findall("```yaml\n(.*?)```", README, re.DOTALL)]
+    [record] = [each for each in said if isinstance(each, dict) and "pool_size" in each]
+    assert record.pop("password_file")
+    found = Settings.of(record)
+    assert (found.url, found.pool_size) == ("rediss://shop@redis.example.org:6380/0", 8)
+
+
 def test_named_files_exist() -> None:
     """Every file that the README names is there: those of the tests, of the scripts and of the code."""
     named = re.findall(r"\b(?:tests|scripts|reliq)/[\w/]+(?:\.\w+)?", README)
@@ -39,4 +71,4 @@ def test_named_files_exist() -> None:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(settings_table() if sys.argv[1:] == ["settings"] else table())

@@ -14,7 +14,8 @@ from typing import Any
 from reliq.core import envelope as env
 from reliq.core import ops, scripts
 from reliq.core.command import Command
-from reliq.core.consumer import ConsumerState, Message
+from reliq.core.consumer import ConsumerState
+from reliq.core.message import Message
 from reliq.errors import OutcomeUnknown, Unavailable
 from reliq.model import receipts
 from reliq.running import Executor, Slot
@@ -72,7 +73,7 @@ def move_in_two_commands() -> None:
     """A claim reads the tail, then pushes it into the processing list, then trims: three steps, not one."""
     trip = Engine.trip
 
-    def claims_by_hand(self: Engine, want: int) -> Any:
+    def claims_by_hand(self: Engine, want: int, *, look: bool = True) -> Any:
         keys, name = self.state.keys, self.state.name
         if want:
             tail = self.queue.links.insist(Command("LRANGE", (keys.ready,), (-want, -1)))
@@ -80,7 +81,7 @@ def move_in_two_commands() -> None:
                 self.queue.links.insist(Command("LTRIM", (keys.ready,), (0, -len(tail) - 1)))
                 time.sleep(0.001)
                 self.queue.links.insist(Command("RPUSH", (keys.doing(name),), tuple(reversed(tail))))
-        return trip(self, 0)  # finds them there, and hands them over
+        return trip(self, 0, look=look)  # finds them there, and hands them over
 
     Engine.trip = claims_by_hand  # type: ignore[method-assign]
 
@@ -90,7 +91,7 @@ def claim_without_reconcile() -> None:
     """Nobody looks into the processing list for what a lost reply has brought."""
     _rewrite(
         "trip",
-        ("local unknown = ARGV[4] ~= epoch or before ~= tonumber(ARGV[5])", "local unknown = false"),
+        ("local unknown = moved or amiss", "local unknown = false"),
         ("late, 1, 0, -1, 0, 0, held,", "late, 0, 0, -1, 0, 0, {},"),
     )
 
@@ -117,7 +118,7 @@ def no_fence() -> None:
         return element[:13] + envelope.element[13:17] + element[17:]
 
     env.bump = same_returns
-    _rewrite("reap", ("returns = math.min(returns + 1, 4294967295)", "returns = returns + 0"))
+    _rewrite("reap", ("    returns = returns + 1\n", ""))
 
 
 @_broken
@@ -157,9 +158,7 @@ def a_put_does_not_wait() -> None:
     """replicas=1 is taken for done when the primary has the message."""
     send = Queue._send
 
-    def hurries(
-        self: Queue, ids: list[bytes], elements: Any, due: ops.Due, marker: str, confirm: ops.Confirm
-    ) -> Any:
+    def hurries(self: Queue, ids: list[bytes], elements: Any, due: ops.Due, marker: str, *_: Any) -> Any:
         return send(self, ids, elements, due, marker, ops.NOTHING)
 
     Queue._send = hurries  # type: ignore[method-assign]

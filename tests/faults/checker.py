@@ -44,6 +44,8 @@ SETTLES = ("ack", "retry", "release", "bury")
 RETURNS = ("retry", "release", "reap")
 ASKED = frozenset({"retry", "bury"})
 """What handlers cause by themselves; every round allows it."""
+OF_CONSUMERS = frozenset({"start", "stop", "die", "adopt", "forget", "reconcile"})
+"""What happens to consumers: by itself it delivers no message once more, so no fault has to explain it."""
 LEDGER_FULL = 9_900
 """The ledger keeps about 10,000 entries; from so many on it may have forgotten some."""
 
@@ -378,7 +380,7 @@ def _i4_returns(story: _Story, report: Report) -> Iterator[Violation]:
 
 def _i4_causes(story: _Story, report: Report) -> Iterator[Violation]:
     """Nothing but what the handlers asked for and what the injected faults explain."""
-    explained = story.terms.causes | ASKED
+    explained = story.terms.causes | ASKED | OF_CONSUMERS
     for entry in story.final.ledger:
         if entry["event"] not in explained or (_forgot(entry) and not story.terms.rollbacks):
             by = f"{entry['event']} ({entry['detail']}) of consumer {entry['consumer']}"

@@ -32,7 +32,8 @@ from typing import Any, NamedTuple
 from reliq.aio.queue import Queue as AioQueue
 from reliq.core import ops
 from reliq.core.command import Command
-from reliq.core.consumer import ACK, Answer, ConsumerState, Message, Settle
+from reliq.core.consumer import Answer, ConsumerState
+from reliq.core.message import ACK, Message, Settle
 from reliq.errors import OutcomeUnknown, PutManyError, Refused
 from reliq.sync.queue import Queue
 
@@ -114,6 +115,7 @@ class Effects:
 def record(history: History) -> None:
     """From now on this process (and what it forks) writes down what the library does."""
     _record_trips(history)
+    _record_looks(history)
     for queue in (Queue, AioQueue):
         _record_puts(history, queue)
     _record_answers(history, "reap", _reap_fields)
@@ -125,6 +127,7 @@ class _Tap:
 
     def __init__(self) -> None:
         self.sends = 0
+        self.claim: Event | None = None  # by which trip was claimed what is yet to be looked into
         self.last_ms: dict[str, int] = {}
 
 
@@ -145,27 +148,46 @@ def _record_trips(history: History) -> None:
                 history.note("claim", "invoke", want=command.args[5], **common)
         return command
 
-    def recorded_answered(self: ConsumerState, reply: list[Any], sent_at: float) -> Answer:
+    def recorded_answered(self: ConsumerState, reply: list[Any], sent_at: float, *, look: bool = True) -> Answer:
         tap = self.__dict__.setdefault("tap", _Tap())
         outstanding: Any = self._outstanding
         common: Event = {"consumer": self.name, "trip": outstanding.args[1]}
         acked = self._acked
-        answer = answered(self, reply, sent_at)
+        tap.claim = None  # what it looks into itself is in the answer
+        answer = answered(self, reply, sent_at, look=look)
         common |= {"ms": answer.server_ms, "since": tap.last_ms.get(self.name, 0), "status": answer.status}
         common["exact"] = answer.status == "ok" and not answer.reconciled
         tap.last_ms[self.name] = answer.server_ms
         told = {id(settle.message) for settle in answer.settled}
         for settle in [*answer.settled, *(_acked(message) for message in acked if id(message) not in told)]:
             history.note(settle.verb, _outcome(settle, answer, tap.sends), **_settle_fields(settle), **common)
-        for message in answer.messages:
-            e = message.envelope
-            history.note("claim", "ok", id=e.id.hex(), fence=e.fence, counters=_counters(e), **common)
+        _note_claims(history, answer.messages, common)
+        tap.claim = common
         for message in answer.lost:
             history.note("lost", "ok", id=message.envelope.id.hex(), fence=message.envelope.fence, **common)
         return answer
 
     ConsumerState.trip = recorded_trip  # type: ignore[method-assign]
     ConsumerState.answered = recorded_answered  # type: ignore[method-assign]
+
+
+def _record_looks(history: History) -> None:
+    """What an answer has left to be looked into was claimed by that trip."""
+    take_in = ConsumerState.take_in
+
+    def recorded_take_in(self: ConsumerState) -> list[Message]:
+        tap, messages = self.__dict__.setdefault("tap", _Tap()), take_in(self)
+        if tap.claim is not None:
+            _note_claims(history, messages, tap.claim)
+        return messages
+
+    ConsumerState.take_in = recorded_take_in  # type: ignore[method-assign]
+
+
+def _note_claims(history: History, messages: list[Message], common: Event) -> None:
+    for message in messages:
+        e = message.envelope
+        history.note("claim", "ok", id=e.id.hex(), fence=e.fence, counters=_counters(e), **common)
 
 
 def _acked(message: Message) -> Settle:

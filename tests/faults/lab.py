@@ -11,12 +11,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import reliq
+from reliq.core import ledger
 from reliq.core.command import Command
+
+PROGRAM = (sys.executable, "-m", "tests.faults.program")
 
 
 def wait_until(true: Callable[[], Any], timeout: float, what: str, every: float = 0.02) -> Any:
@@ -34,11 +37,11 @@ def wait_until(true: Callable[[], Any], timeout: float, what: str, every: float 
 class WorkerProcess:
     """One `python -m tests.faults.program`: a worker, or a supervisor with children."""
 
-    def __init__(self, settings: dict[str, Any], folder: Path) -> None:
+    def __init__(self, settings: dict[str, Any], folder: Path, program: Sequence[str] = PROGRAM) -> None:
         self.log_path = folder / f"worker-{time.monotonic_ns()}.log"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.program", json.dumps(settings)],
+                [*program, json.dumps(settings)],
                 cwd=Path(__file__).parents[2],
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -85,7 +88,7 @@ class Lab:
         self.workers: list[WorkerProcess] = []
 
     def start(self, *, url: str | None = None, supervise: bool = False, timeout: float | None = None,
-              **worker: Any) -> WorkerProcess:  # fmt: skip
+              program: Sequence[str] = PROGRAM, **worker: Any) -> WorkerProcess:  # fmt: skip
         """Start a worker process (a supervisor if told so)."""
         settings = {"url": url or self.url, "prefix": self.prefix, "queue": self.queue_options}
         settings |= {
@@ -94,7 +97,7 @@ class Lab:
             "timeout": timeout,
             "worker": worker,
         }
-        started = WorkerProcess(settings, self.folder)
+        started = WorkerProcess(settings, self.folder, program)
         self.workers.append(started)
         return started
 
@@ -112,12 +115,7 @@ class Lab:
     def events(self) -> list[dict[str, Any]]:
         """The ledger: every abnormal event, with the server's time in ms under "ms"."""
         raw = self.queue.links.insist(Command("XRANGE", (self.queue.options.keys.events,), ("-", "+")))
-        events = []
-        for id, fields in raw:
-            pairs = iter(fields)
-            event: dict[str, Any] = {k.decode(): v.decode() for k, v in zip(pairs, pairs, strict=True)}
-            events.append(event | {"ms": int(id.split(b"-")[0])})
-        return events
+        return [event | {"ms": event["at"]} for event in ledger.read(raw)]
 
     def at_rest(self) -> bool:
         """Nothing ready, in hand or later."""

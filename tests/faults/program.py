@@ -32,8 +32,13 @@ def main() -> None:
     def handle(body: Any, lease: reliq.Lease) -> None:
         record = {"n": body["n"], "id": lease.id, "fence": lease.fence, "pid": os.getpid(), "at": time.time()}
         record |= {"attempt": lease.attempt, "deliveries": lease.deliveries}
+        if lease.tick is not None:
+            record |= {"schedule": lease.schedule, "tick": round(lease.tick.timestamp() * 1000)}
         os.write(effects, (json.dumps(record) + "\n").encode())
         do(body)
+        if body.get("ends"):
+            record = {"n": body["n"], "id": lease.id, "pid": os.getpid(), "at": time.time(), "end": True}
+            os.write(effects, (json.dumps(record) + "\n").encode())
 
     handler = queue.ack(
         handle, timeout=settings.get("timeout"), retry=reliq.Retry(attempts=3, wait=lambda s: 0.05)

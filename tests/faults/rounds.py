@@ -34,6 +34,7 @@ import redis as redis_py
 
 import reliq
 from reliq.core import envelope as env
+from reliq.core import ledger
 from reliq.core.keys import Keys
 from tests.faults import checker
 from tests.faults.checker import Final, Found, Report, Terms
@@ -471,11 +472,9 @@ def read_final(client: redis_py.Redis, keys: Keys) -> Final:
         for element in members:
             _file(place, element, found, strange)
     entries: Any = client.xrange(keys.events)
-    ledger = [
-        {name.decode(): value.decode() for name, value in fields.items()} | {"ms": int(id.split(b"-")[0])}
-        for id, fields in entries
-    ]
-    return Final(found, ledger, strange)
+    flat = [(id, [word for field in fields.items() for word in field]) for id, fields in entries]
+    told = [event | {"ms": event["at"]} for event in ledger.read(flat)]
+    return Final(found, told, strange)
 
 
 def _file(place: str, element: bytes, found: list[Found], strange: list[str]) -> None:

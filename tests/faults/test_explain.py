@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ from typing import Any
 import pytest
 
 import reliq
+from reliq.core import ledger
 from reliq.core.command import Command
 from tests.faults.lab import wait_until
+from tests.servers import RedisServer
 
 #: Seconds of asking; the full measure is 60.
 EXPLAIN_SECONDS = float(os.environ.get("EXPLAIN_SECONDS", "5"))
@@ -32,10 +35,12 @@ def children(pid: int) -> list[int]:
 
 def moved(queue: reliq.Queue) -> str:
     """A message that has just moved, by the ledger."""
-    last = Command("XREVRANGE", (queue.options.keys.events,), ("+", "-", "COUNT", 1))
-    [(_, fields)] = wait_until(lambda: queue.links.run(last), 20, "something moves")
-    told = dict(zip(fields[::2], fields[1::2], strict=True))
-    return str(told[b"id"].decode())
+    last = Command("XREVRANGE", (queue.options.keys.events,), ("+", "-", "COUNT", 50))
+
+    def ids() -> list[str]:
+        return [entry["id"] for entry in ledger.read(queue.links.run(last)) if entry["id"]]
+
+    return str(wait_until(ids, 20, "something moves")[0])
 
 
 @contextlib.contextmanager
@@ -83,6 +88,30 @@ def test_a_message_that_exists_is_found(server: Any, prefix: str, messages: int)
     assert states.total() > 10
     assert len(states) > 1
     assert states["moving"] <= states.total() // 20
+
+
+@pytest.mark.timeout(300)
+def test_a_message_that_exists_is_found_while_redis_is_killed(own_server: RedisServer, prefix: str) -> None:
+    """Over power cuts that lose nothing (appendfsync always): there may be no answer for the moment, but none is
+    wrong, and none says that it may be forgotten."""
+    chance, states, cuts = random.Random(11), Counter[str](), 0
+    with reliq.Queue("restless", own_server.url, prefix=prefix, timeout=2.0) as queue:
+        ids = queue.put_many(range(200))
+        with restless(own_server.url, prefix):
+            wait_until(lambda: queue.size().doing > 0, 20, "work begins")
+            end = time.monotonic() + EXPLAIN_SECONDS
+            while time.monotonic() < end or cuts < 3:
+                own_server.kill()
+                threading.Timer(0.2, own_server.start).start()
+                cuts += 1
+                until = time.monotonic() + 1.5
+                while time.monotonic() < until or not own_server.is_up:
+                    with contextlib.suppress(reliq.Unavailable, reliq.OutcomeUnknown):
+                        found = queue.explain(chance.choice(ids))
+                        states[found.state] += 1
+                        assert found.state in ("ready", "doing", "later", "moving"), found
+        print(cuts, dict(states))
+    assert states.total() > 20
 
 
 @pytest.mark.timeout(300)

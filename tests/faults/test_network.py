@@ -154,7 +154,7 @@ def test_a_lease_is_kept_while_a_round_trip_takes_less_than_a_third_of_it(
         wait_until(lambda: reaper.run_once().consumers or it.at_rest(), 20, "reaped or done")
         it.drained(1)
         assert it.count() == {1: 1}
-        assert it.events() == []
+        assert {e["event"] for e in it.events()} <= {"start", "stop"}
 
 
 def test_a_handler_that_is_cut_off_is_told_before_its_lease_ends(

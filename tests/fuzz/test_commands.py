@@ -45,7 +45,7 @@ STEP = re.compile(
     "a number above|a text of"
 )
 #: These work for long, or start processes: only where there is no Redis to work on.
-NOT_HERE = {"demo", "verify", "worker"}
+NOT_HERE = {"demo", "drain", "metrics", "run", "tail", "top", "verify", "worker"}
 
 
 class Result(NamedTuple):

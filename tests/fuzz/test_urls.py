@@ -16,9 +16,9 @@ from redis.retry import Retry
 import reliq
 import reliq.aio
 from reliq import client
-from reliq.aio import connection as aio_connection
+from reliq.aio import link as aio_link
 from reliq.errors import ConfigError, EmbeddedUnavailable
-from reliq.sync.connection import KINDS
+from reliq.sync.link import KINDS
 
 SECRET = "s3cr3t"
 #: What passwords are made of that nobody has percent-encoded, and what some parsers change into a delimiter.
@@ -122,7 +122,7 @@ def connections(address: client.Address) -> None:
     for node in address.nodes:
         assert address.kind == "unix" or (node.host.encode("idna") and 0 < node.port < 65536)
         options: dict[str, Any] = {"read_timeout": 1.0, "name": "fuzz"}
-        for kinds in (KINDS, aio_connection._KINDS):
+        for kinds in (KINDS, aio_link._KINDS):
             made = kinds[address.kind](**client.connection_kwargs(address, node, retry=Retry, **options))
             assert made.pack_command("PING")
             kinds[address.kind](**client.asking_kwargs(address, node, retry=Retry))

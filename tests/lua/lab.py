@@ -8,12 +8,14 @@ from typing import Any
 import msgpack
 import redis as redis_py
 
+from reliq.core import beside, ledger, ops, scripts
 from reliq.core import envelope as env
-from reliq.core import ops, scripts
+from reliq.core.beside import Beside
 from reliq.core.codec import CODECS
 from reliq.core.command import Arg, Command
-from reliq.core.consumer import Answer, ConsumerState, Settle
+from reliq.core.consumer import Answer, ConsumerState
 from reliq.core.keys import Keys
+from reliq.core.message import Settle
 
 BELL = b"\xc1rlq\x00"
 PART = 256 * 1024  # the byte budget of one call
@@ -23,6 +25,18 @@ def element(number: int, body: Any = None, **counters: int) -> bytes:
     """An envelope with an id and a body of its own."""
     id = env.uuid7(1_700_000_000_000, number.to_bytes(10, "big"))
     return env.pack(id, msgpack.packb(number if body is None else body), **counters)
+
+
+def large(keys: Keys, number: int, size: int = 100_000, **counters: int) -> Beside:
+    """The element of a message whose body, so many bytes, lies beside the list."""
+    id, name = (env.uuid7(1_700_000_000_000, n.to_bytes(10, "big")) for n in (number, number + 1_000_000))
+    body = msgpack.packb(bytes([number % 256]) * (size - 5))
+    return beside.checked(env.pack(id, b"", {"b": beside.ticket(name, body)}, **counters), keys.body(name), body)
+
+
+def drop(element: Beside) -> tuple[str, str, str, str]:
+    """What goes with the ack of a large one."""
+    return "drop", element[env.CHECKED_FROM : env.META_FROM].hex(), element.key, ""
 
 
 def number_of(data: bytes) -> int:
@@ -65,7 +79,7 @@ class Lab:
         *,
         want: int = 0,
         acks: Sequence[bytes] = (),
-        settles: Sequence[tuple[str, bytes, bytes, Arg]] = (),
+        settles: Sequence[tuple[str, Arg, Arg, Arg]] = (),
         lease: int = 15_000,
         epoch: str = "0",
         in_hand: int = 0,
@@ -79,7 +93,8 @@ class Lab:
         args: list[Arg] = [name, number, lease, epoch, in_hand, want, mode, promote, budget, server, who]
         args += [len(acks), *acks, *(word for settle in settles for word in settle)]
         names = (k.ready, k.inbox(name), k.doing(name), k.consumers, k.session(name), k.later, k.dead)
-        return Command(scripts.trip, (*names, k.events, k.stats), tuple(args))
+        bodies = [str(back) for verb, _, back, _ in settles if verb == "drop"]
+        return Command(scripts.trip, (*names, k.events, k.stats, k.traces, *bodies, k.uniques), tuple(args))
 
     def reap(self, name: str, **options: Any) -> ops.Reaped:
         """Reap once, as a caller who saw the process die unless dead=False."""
@@ -94,11 +109,21 @@ class Lab:
         return reaped
 
     def put(self, *elements: bytes, sequence: int = 0, producer: bytes = b"p", **options: Any) -> bool:
-        """Accept elements by the script; without a sequence, by a producer of its own."""
+        """Accept elements by the script; without a sequence, by a producer of its own. What goes beside the list
+        is brought first."""
+        for each in elements:
+            if isinstance(each, Beside):
+                self.run(beside.bring(each, self.keys.queue))
         if not sequence:
             producer, sequence = b"%d" % self.client.incr(self.keys.prefix + ":count"), 1
         accepted: bool = self.run(ops.put(self.keys, producer, sequence, elements, **options))
         return accepted
+
+    def put_large(self, number: int, size: int = 100_000, **options: Any) -> Beside:
+        """Accept a large one; its element."""
+        element = large(self.keys, number, size)
+        assert self.put(element, **options)
+        return element
 
     def push(self, *elements: bytes) -> None:
         """What a foreign producer does."""
@@ -127,6 +152,17 @@ class Lab:
         """The ready list, its head (the next to be claimed) first."""
         return self.list(self.keys.ready)[::-1]
 
+    @property
+    def uniques(self) -> dict[str, str]:
+        """What the queue knows of unique messages."""
+        return {k.decode(): v.decode() for k, v in self.client.hgetall(self.keys.uniques).items()}
+
+    @property
+    def bodies(self) -> dict[str, bytes]:
+        """What lies beside the list to stay, by key."""
+        found = self.client.scan_iter(match=self.keys.body(b"") + "*", count=1000)
+        return {key.decode(): self.client.get(key) for key in found if self.client.ttl(key) == -1}
+
     def doing(self, name: str) -> list[bytes]:
         return self.list(self.keys.doing(name))
 
@@ -143,9 +179,10 @@ class Lab:
         return [env.split_note(member) for member in self.client.zrange(self.keys.dead, 0, -1)]
 
     def events(self) -> list[tuple[str, str, str]]:
-        """(event, id, detail) of every entry of the ledger."""
+        """(event, id, detail) of every entry of the ledger, for each message that it is about."""
         entries = self.client.xrange(self.keys.events)
-        return [tuple(e[k].decode() for k in (b"event", b"id", b"detail")) for _, e in entries]
+        flat = [(id, [word for field in fields.items() for word in field]) for id, fields in entries]
+        return [(e["event"], e["id"], e["detail"]) for e in ledger.read(flat)]
 
     def snapshot(self) -> dict[bytes, Any]:
         """Every key of the prefix with its type and contents."""

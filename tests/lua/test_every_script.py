@@ -12,13 +12,17 @@ import pytest
 import redis as redis_py
 
 import reliq.core
-from reliq.core import dead, ops, scripts
+from reliq.core import beside, dead, gate, ops, orders, schedule, scripts, ticks, unique, waiting
 from reliq.core import envelope as env
 from reliq.core.command import Command
+from reliq.core.explain.looks import Found
 from reliq.core.fsck import finding
 from reliq.core.fsck.finding import Context, Duplicate, Spot, Unreadable
+from reliq.core.orders import Report
+from reliq.core.timing import Timing
+from reliq.core.unique import Claim, Unique
 from reliq.core.walk import SortedWalk
-from tests.lua.lab import Lab, element
+from tests.lua.lab import Lab, element, large
 from tests.servers import ExternalServer, RedisServer
 
 LUA = Path(reliq.core.__file__).parent / "lua"
@@ -27,10 +31,22 @@ BACK = [element(n, returns=1) for n in range(10)]
 LETTER = dead.Letter.read(env.join_note({"id": "30" * 16, "cause": "X"}, element(30, lost=3)), "5")
 NEW = dead.Letter.read(env.join_note({"id": "31" * 16, "cause": "X"}, element(31)), "6")
 TWIN = element(0, returns=1)
+TWIN_SEEN = Found("ready", 0, TWIN, position=3, length=4)
+CALLER = waiting.Caller("host:1", "me")
+HOURLY, DAILY = (
+    schedule.Definition(Timing(None, hours * 3_600_000, "UTC"), "last", 0, {}, b"\xc0").pack() for hours in (1, 24)
+)
 #: What changes nothing that a snapshot shows.
-READ_ONLY = ("expired", "page", "leave, empty", "trip, again", "dedupe, look", "hands")
+READ_ONLY = ("expired", "page", "leave, empty", "trip, again", "dedupe, look", "hands", "due")
 #: Scripts that take in what is new; a full Redis refuses them.
-TAKE_IN = ("put", "restore")
+TAKE_IN = ("put", "restore", "schedule", "fire")
+
+
+def put_large(lab: Lab, due: ops.Due = ops.NOW, marker: str = "") -> Command:
+    """A put whose body was brought before."""
+    element = large(lab.keys, 8, 40)
+    lab.run(beside.bring(element, lab.keys.queue))
+    return ops.put(lab.keys, b"p", 1, [element], due, marker)
 
 
 def busy_trip(lab: Lab) -> Command:
@@ -59,6 +75,13 @@ def unreadable(lab: Lab) -> Unreadable:
     return Unreadable(Context(k, "me"), k.ready, Spot(k.ready, "ready", 1), b"more", "UNDECODABLE", "no json", 0)
 
 
+def waits_large(lab: Lab) -> Found:
+    """In later, with a body beside the list."""
+    element = large(lab.keys, 8, 40)
+    lab.put(element, due=ops.Due("in", 60_000))
+    return Found("later", 0, element)
+
+
 COMMANDS: dict[str, Callable[[Lab], Command]] = {
     "put": lambda lab: ops.put(lab.keys, b"p", 1, [E[8]]),
     "put, marker": lambda lab: ops.put(lab.keys, b"p", 1, [E[8]], marker=lab.keys.marker(bytes(16))),
@@ -66,7 +89,29 @@ COMMANDS: dict[str, Callable[[Lab], Command]] = {
     "put, later, marker": lambda lab: ops.put(
         lab.keys, b"p", 1, [E[8]], ops.Due("at", 0), lab.keys.marker(bytes(16))
     ),
+    "put, beside": lambda lab: put_large(lab),
+    "put, unique": lambda lab: ops.put(
+        lab.keys, b"p", 1, [E[8]], only=Unique("k", on_conflict="replace").only(lab.keys, bytes(16))
+    ),
+    "put, once": lambda lab: ops.put(
+        lab.keys, b"p", 1, [E[8]], only=Unique("k", seconds=9).only(lab.keys, bytes(16))
+    ),
+    "begin": lambda lab: unique.begin(
+        lab.keys, "a", [(bytes(16), Claim("k", True)), (b"1" * 16, Claim("l", True))]
+    ),
+    "put, later, beside": lambda lab: put_large(lab, ops.Due("at", 0), lab.keys.marker(bytes(16))),
     "trip": busy_trip,
+    "trip, drop": lambda lab: lab.trip_command(
+        "a",
+        2,
+        want=5,
+        in_hand=4,
+        acks=[E[0], E[1]],
+        settles=[
+            ("drop", E[0][23:39].hex(), lab.keys.body(bytes(16)), ""),
+            ("free", E[0][23:39].hex(), "k", lab.keys.uniques),
+        ],
+    ),
     "trip, decline": lambda lab: lab.trip_command("a", 2, want=5, in_hand=4, mode="decline"),
     "trip, again": lambda lab: lab.trip_command("a", 1, want=4),
     "reap, lease": lambda lab: ops.reap(lab.keys, "old", server="", max_losses=1),
@@ -77,6 +122,10 @@ COMMANDS: dict[str, Callable[[Lab], Command]] = {
     "leave": lambda lab: ops.leave(lab.keys, "a", bell_ended=True),
     "leave, empty": lambda lab: ops.leave(lab.keys, "idle", bell_ended=True),
     "renew": lambda lab: ops.renew(lab.keys, "a", 15),
+    "gate": lambda lab: gate.limit(lab.keys, "me", 5, None, 3),
+    "pause": lambda lab: gate.pause(lab.keys, "me"),
+    "order": lambda lab: orders.give(lab.keys, "a", "1f", "report", 1),
+    "answer": lambda lab: orders.answer(lab.keys, "a", "1f", Report(1, "host", 2, "0", "3")),
     "expired": lambda lab: ops.expired(lab.keys, 0, 10),
     "sweep_producers": lambda lab: ops.sweep_producers(lab.keys),
     "page": lambda lab: next(SortedWalk(lab.keys.later).step_g()),
@@ -86,6 +135,22 @@ COMMANDS: dict[str, Callable[[Lab], Command]] = {
     "dedupe": lambda lab: next(duplicate(lab).repair_g()),
     "dedupe, look": lambda lab: next(duplicate(lab).look_g()),
     "entomb": lambda lab: next(unreadable(lab).repair_g()),
+    "cancel": lambda lab: waiting.cancel(lab.keys, TWIN_SEEN, CALLER),
+    "cancel, later": lambda lab: waiting.cancel(lab.keys, Found("later", 0, E[6]), CALLER),
+    "cancel, inbox": lambda lab: waiting.cancel(lab.keys, Found("inbox", 0, E[4], consumer="a"), CALLER),
+    "cancel, beside": lambda lab: waiting.cancel(lab.keys, waits_large(lab), CALLER),
+    "call_off": lambda lab: waiting.call_off(lab.keys, Found("doing", 0, E[2], consumer="a"), CALLER),
+    "reschedule": lambda lab: waiting.reschedule(lab.keys, TWIN_SEEN, ops.Due("in", 60_000), CALLER),
+    "reschedule, later": lambda lab: waiting.reschedule(
+        lab.keys, Found("later", 0, E[6]), ops.Due("in", 60_000), CALLER
+    ),
+    "schedule": lambda lab: ticks.schedule(lab.keys, "new", ticks.Known(), DAILY, 5),
+    "schedule, change": lambda lab: ticks.schedule(lab.keys, "old", ticks.Known(HOURLY, 7), DAILY, 5),
+    "unschedule": lambda lab: ticks.unschedule(lab.keys, "old"),
+    "due": lambda lab: ticks.due(lab.keys),
+    "due, politely": lambda lab: ticks.due(lab.keys, politely=True),
+    "fire": lambda lab: ticks.fire(lab.keys, "me", "", [ticks.Shot("old", HOURLY, 7, 8, 7, E[8], E[8][23:39])]),
+    "fire, later": lambda lab: ticks.fire(lab.keys, "me", "", [ticks.Shot("old", HOURLY, 7, 8, 1 << 50, E[8])]),
     "hands": lambda lab: finding.hands_of(Context(lab.keys, "me"), "a"),
 }
 
@@ -105,7 +170,11 @@ def busy(lab: Lab, *, idle: bool = False) -> None:
     lab.bell("stray")
     lab.client.zadd(k.later, {E[6]: 1, element(20): lab.now() + 60_000})
     lab.client.hset(k.producers, "long ago", "5:1")
+    lab.client.hset(k.schedules, "old", HOURLY)
+    lab.client.zadd(k.ticks, {"old": 7})
+    lab.client.hset(k.stats, "tick_at", 7)
     lab.client.zadd(k.dead, {LETTER.member: 5})
+    lab.client.hset(k.uniques, mapping={"+k": bytes(16).hex(), "-" + (b"1" * 16).hex(): bytes(16).hex()})
     if not idle:
         lab.push(b"raw", element(21, lost=1), b"more", TWIN)
 
@@ -151,7 +220,8 @@ def test_wrong_type_loses_nothing(lab: Lab, name: str, idle: bool) -> None:
             assert lab.snapshot() == before
             assert key != lab.keys.events
             failed += 1
-        if not (name in ("discard", "revive") and ":seen:" in key):  # a marker is ours, whatever it holds
+        # A marker and a body are ours, whatever they hold.
+        if not (":body:" in key or (name in ("discard", "revive") and ":seen:" in key)):
             assert lab.client.get(key) == b"foreign"
     assert failed
 
@@ -174,8 +244,8 @@ def test_out_of_memory(own_lab: Lab, name: str) -> None:
     """A full Redis refuses puts before anything is written; all else works, so that it can be drained."""
     lab = own_lab
     busy(lab, idle=name.startswith("put"))
-    everything = messages(lab)
     command = COMMANDS[name](lab)
+    everything = messages(lab)
     lab.client.config_set("maxmemory", 1)
     before = lab.snapshot()
     with pytest.raises(redis_py.exceptions.RedisError, match="maxmemory"):
@@ -188,8 +258,9 @@ def test_out_of_memory(own_lab: Lab, name: str) -> None:
         assert lab.run(command)
         return
     lab.reply(command)
-    gone = {"trip": [E[0]], "discard": [LETTER.element], "dedupe": [TWIN]}.get(name, [])
-    assert sorted(messages(lab) + [env.unpack(e).id for e in gone]) == everything
+    gone = {"trip": [E[0]], "trip, drop": E[:2], "discard": [LETTER.element], "dedupe": [TWIN], "cancel": [TWIN]}
+    gone |= {"cancel, later": [E[6]], "cancel, inbox": [E[4]], "cancel, beside": [large(lab.keys, 8, 40)]}
+    assert sorted(messages(lab) + [env.unpack(e).id for e in gone.get(name, [])]) == everything
     assert lab.snapshot() != before or name in READ_ONLY
 
 
@@ -249,7 +320,7 @@ def test_headers() -> None:
     for path in LUA.glob("*.lua"):
         text = path.read_text("utf-8")
         head = "".join(line for line in text.splitlines(True) if line.startswith("--"))
-        if path.stem not in ("envelope", "places"):
+        if path.stem not in ("admit", "envelope", "places", "lock", "marks", "tick", "unique"):
             assert text.startswith(f"-- {path.stem}: ")
             for word in ("-- KEYS  1 ", "-- ARGV  ", "-- Returns ", "-- Cost  O("):
                 assert word in head, (path.name, word)

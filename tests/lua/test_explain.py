@@ -31,7 +31,7 @@ READING: dict[str, Callable[[Lab], Command]] = {
     "recall": lambda lab: looks.recall(lab.keys, IDS[6], (0, 0)),
     "strays": lambda lab: looks.strays(lab.keys, 0),
 }
-COMMANDS = READING | {"sample": lambda lab: sample.sample(lab.keys)}
+COMMANDS = READING | {"sample": lambda lab: sample.sample(lab.keys, 0)}
 
 
 def busy(lab: Lab) -> None:
@@ -332,14 +332,14 @@ def test_samples_are_apart(lab: Lab) -> None:
     k = lab.keys
     lab.push(E[0])
     lab.client.hset(k.stats, mapping={"sampled": "nonsense", "ack": 7, "retry": 3})
-    assert lab.run(sample.sample(k)) is True
-    assert lab.run(sample.sample(k)) is False
+    assert lab.run(sample.sample(k, 5)) is True
+    assert lab.run(sample.sample(k, 5)) is False
     first = sample.Sample.parse(lab.client.hget(k.stats, "sampled"))
     assert first is not None
-    assert first[1:] == (7, 3, 0, 0, IDS[0].hex())
+    assert first[1:] == (7, 3, 0, 0, IDS[0].hex(), 5, 0, 0)
     lab.client.hset(k.stats, "sampled", f"{first.ms - 20_000} 5 0 0 0 ")
     lab.client.rpush(k.ready, BELL)
-    assert lab.run(sample.sample(k)) is True
+    assert lab.run(sample.sample(k, 5)) is True
     now = see(lab, IDS[0], [])
     assert [each and each.acked for each in now.samples] == [5, 7]
     assert now.samples[1] is not None

@@ -18,7 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from reliq.core import envelope as env
 from reliq.core import ops
 from reliq.core.command import Command
-from reliq.core.consumer import Answer, Message, Settle
+from reliq.core.consumer import Answer
+from reliq.core.message import Message, Settle
 from tests.core.model import Model
 from tests.lua.lab import BELL, Consumer, Lab, element, number_of
 

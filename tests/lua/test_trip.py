@@ -131,7 +131,7 @@ def test_late_settle_is_refused(lab: Lab, verb: str) -> None:
     reply = lab.trip("a", 2, in_hand=2, **settles)
     assert (reply[LATE], reply[WHOLE], reply[ELEMENTS]) == ([0], 1, [other])
     assert (lab.ready, lab.later, lab.dead) == ([], [], [])
-    assert lab.events() == [("late", env.unpack(e).id.hex(), verb)]
+    assert lab.events() == [("late", env.unpack(e).id.hex(), verb), ("reconcile", "", "1 in hand, 2 known")]
     assert lab.client.hget(lab.keys.stats, verb) is None
 
 
@@ -240,6 +240,23 @@ def test_bell_is_dropped(lab: Lab) -> None:
     second = lab.trip("a", 2, want=3, in_hand=len(first[ELEMENTS]))
     assert numbers(first[ELEMENTS] + second[ELEMENTS]) == [1, 2]
     assert lab.ready == []
+
+
+def test_what_is_still_ready_is_told(lab: Lab) -> None:
+    """Also after bells were dropped, after what BLMOVE brought, and after what this very trip has put back or
+    promoted, which it claims as well."""
+    lab.push(*(element(n) for n in range(3)))
+    lab.client.rpush(lab.keys.ready, BELL, BELL)
+    reply = lab.trip("a", 1, want=1)
+    assert (numbers(reply[ELEMENTS]), reply[READY]) == ([0], 2)
+    lab.bell("a")
+    assert lab.trip("a", 2, in_hand=1)[READY] == 2
+    lab.trip("b", 1, want=2)
+    reply = lab.trip("a", 3, in_hand=1, want=1, settles=[("release", element(0), element(0), "")])
+    assert (numbers(reply[ELEMENTS]), reply[READY]) == ([0], 0)
+    reply = lab.trip("a", 4, in_hand=1, settles=[("retry", element(0), element(0), 0)])
+    assert (reply[READY], lab.ready, lab.later) == (1, [element(0)], [])
+    assert lab.trip("a", 4, in_hand=1, settles=[("retry", element(0), element(0), 0)])[READY] == 1
 
 
 def test_raw_elements_are_wrapped(lab: Lab) -> None:

@@ -91,6 +91,26 @@ async def test_a_list_whose_slot_no_tag_has_is_refused(sh: Shell) -> None:
     assert await sh.drain(fine) == [1]
 
 
+async def test_a_mapping_names_the_nodes(sh: Shell, cluster: Cluster) -> None:
+    """As a list of some of them; queues of all nodes are reached, each node by a pool of its own."""
+    said = {"nodes": [f"127.0.0.1:{node.port}" for node in cluster.nodes], "pool_size": 1, "min_idle": 1}
+    queues = [sh.queue(f"n{n}", url=None, settings=said) for n in range(6)]
+    for n, q in enumerate(queues):
+        await sh(q.put(n))
+    assert sum(map(bool, connected(cluster))) == 3  # the primaries
+    for n, q in enumerate(queues):
+        assert await sh.drain(q) == [n]
+
+
+def connected(cluster: Cluster) -> list[int]:
+    """How many connections of queues each node has."""
+    counts = []
+    for node in cluster.nodes:
+        with node.client() as client:
+            counts.append(sum(each["name"] == "reliq" for each in client.client_list()))
+    return counts
+
+
 async def test_a_database_other_than_0(sh: Shell, cluster: Cluster) -> None:
     """Said at once, with what to do."""
     q = sh.queue(url=cluster.nodes[0].url.replace("/0", "/3"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
+import reliq
 from reliq.core.reasons import Reason
 from tests.conformance.shell import Shell
 from tests.topologies import Cluster
@@ -42,3 +44,19 @@ async def test_nowhere_on_any_node(sh: Shell) -> None:
     found = await sh(queues[1].explain("0198c1f2a3b47c5d8e9f0a1b2c3d4e5f"))
     assert found.reason is Reason.DONE_OR_NEVER_PUT
     assert "nowhere in q1, q0, q2, q3" in found.why
+
+
+async def test_while_the_slot_migrates(sh: Shell, cluster: Cluster) -> None:
+    """Some of the queue's keys are on one node, some on the other. Redis may refuse to look into both (TRYAGAIN),
+    which is said; no answer is wrong."""
+    queue = sh.queue("moving", timeout=0.5)
+    places = {await sh(queue.put(1)): "ready", await sh(queue.put(2, delay=3600)): "later"}
+    asked = 0
+    for step in cluster.migration(queue.options.keys.ready):
+        for id, place in places.items():
+            asked += 1
+            with suppress(reliq.Unavailable):
+                assert (step, (await sh(queue.explain(id))).state) == (step, place)
+    assert asked == 6
+    for id, place in places.items():
+        assert (await sh(queue.explain(id))).state == place

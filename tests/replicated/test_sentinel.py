@@ -62,6 +62,18 @@ async def test_an_open_consumer_goes_on_after_a_failover(sh: Shell, shared: Repl
     assert tuple(await sh(q.size())) == (0, 0, 0, 0)
 
 
+async def test_a_mapping_names_the_sentinels(sh: Shell, shared: Replicated) -> None:
+    """As a list of them, with the name of the master; a pool follows a failover, and warm connections too."""
+    nodes = [f"127.0.0.1:{sentinel.port}" for sentinel in shared.sentinels]
+    said = {"nodes": nodes, "master": "mymaster", "pool_size": 2, "min_idle": 2}
+    q = sh.queue(url=None, settings=said)
+    await sh(q.put("before", replicas=1))
+    await asyncio.to_thread(shared.failover)
+    await sh(q.put("after"))
+    assert await sh.drain(q) == ["before", "after"]
+    assert q.settings.address().nodes == reliq.Settings.parse(shared.url).address().nodes
+
+
 async def test_a_name_that_no_sentinel_knows(sh: Shell, shared: Replicated) -> None:
     """The error names the sentinels and the master."""
     q = sh.queue(url=shared.url.replace("/mymaster/", "/other/"))

@@ -26,6 +26,8 @@ def sync(q: reliq.Queue) -> None:
     assert_type(q.ping(), str)
     assert_type(q.explain("order-1"), reliq.Explanation)
     assert_type(q.revive("order-1"), bool)
+    assert_type(q.cancel("order-1", by="ada"), bool)
+    assert_type(q.reschedule("order-1", delay=5), bool)
     assert_type(q.explain("order-1", deep=False).position, int | None)
     q.put({"to": "ada"}, "id")  # type: ignore[call-arg]
     q.put({"to": "ada"}, id=5)  # type: ignore[arg-type]
@@ -50,6 +52,8 @@ async def asynchronous(q: aio.Queue) -> None:
     assert_type(await q.ping(), str)
     assert_type(await q.explain("order-1", deep=False), reliq.Explanation)
     assert_type(await q.revive("order-1"), bool)
+    assert_type(await q.cancel("order-1", by="ada"), bool)
+    assert_type(await q.reschedule("order-1", delay=5), bool)
     await q.put({"to": "ada"}, "id")  # type: ignore[call-arg]
     await q.put({"to": "ada"}, id=5)  # type: ignore[arg-type]
     async with q, q.consumer(prefetch=10, until_empty=True) as consumer:
@@ -69,3 +73,13 @@ def errors(q: reliq.Queue) -> None:
         assert_type(full.code, str)
     except reliq.OutcomeUnknown as unknown:
         assert_type(q.repeat(unknown), list[str])
+
+
+def settings() -> None:
+    found = reliq.Settings.of({"host": "localhost", "pool_size": 4})
+    assert_type(found, reliq.Settings)
+    assert_type(found.pool_size, int)
+    reliq.Queue("q", settings=found)
+    aio.Queue("q", settings={"host": "localhost"})
+    reliq.Queue("q", settings="redis://localhost")  # type: ignore[arg-type]
+    reliq.Settings(pool_sise=4)  # type: ignore[call-arg]

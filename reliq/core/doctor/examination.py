@@ -16,7 +16,7 @@ OF_SERVER: Final = (
     *clocks.OF_SERVER,
     *rights.OF_SERVER,
 )
-OF_QUEUE: Final = (*rights.OF_QUEUE, *queues.CHECKS, *clocks.OF_QUEUE)
+OF_QUEUE: Final = (*rights.OF_QUEUE, *queues.CHECKS, *memory.OF_QUEUE, *clocks.OF_QUEUE)
 OF_ALL: Final = settings.CHECKS
 CHECKS: Final = (*OF_SERVER, *OF_QUEUE, *OF_ALL)
 

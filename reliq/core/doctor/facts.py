@@ -13,7 +13,7 @@ from typing import NamedTuple
 from reliq.core import envelope as env
 from reliq.core.doctor.finding import CannotSee, seen
 from reliq.core.flows import ConsumerInfo
-from reliq.core.keys import Keys
+from reliq.core.keys import SCHEMA, Keys
 from reliq.core.ops import Known
 from reliq.core.topology import slot_of
 from reliq.errors import DecodeError
@@ -68,11 +68,12 @@ def best(clocks: Sequence[Clock]) -> Clock:
 
 class Keyspace(NamedTuple):
     """What a bounded walk through the keys under the prefix found. ``queues``: names with keys that hold
-    messages, and one such key; ``lists``: inboxes and processing lists, by (queue, consumer); ``whole``: it came
-    to its end."""
+    messages, and one such key; ``lists``: inboxes and processing lists, by (queue, consumer); ``bodies``: how many
+    large bodies lie beside the lists, by queue, and some of their keys; ``whole``: it came to its end."""
 
     queues: Mapping[str, str]
     lists: Mapping[tuple[str, str], str]
+    bodies: Mapping[str, tuple[int, Sequence[str]]]
     whole: bool
 
 
@@ -108,14 +109,26 @@ class KeyType(NamedTuple):
     found: str
 
 
+class Incidents(NamedTuple):
+    """What a queue's ledger tells of the last hour, as far as it was read, the newest first. ``causes``: of dead
+    letters; ``deaths``: when processes died with something in hand, server ms; ``lost``: how often each message
+    was in hand then, by id; ``rollbacks``: when the server was found to have forgotten things, and which."""
+
+    causes: Mapping[str, int]
+    deaths: Sequence[int]
+    lost: Mapping[str, int]
+    rollbacks: Sequence[tuple[int, str]]
+
+
 @dataclass(frozen=True)
 class QueueFacts:
     """One queue. ``now``: the server's clock, Unix ms. ``head``: the element that is claimed next, ``newest``:
-    put last. ``soonest``: when the first one in later is due, Unix ms. ``died``: dead letters of the last hour,
-    ``causes``: theirs, as far as the ledger tells. ``strays``: messages in lists that nobody registered, by
-    consumer. ``beside``: messages in the list that a queue of this name would have without ``key=``.
-    ``forbidden``: keys that this user may not use. ``max_age``: how old the oldest message may be, seconds; None
-    if nobody has said so."""
+    put last. ``soonest``: when the first one in later is due, Unix ms. ``tick``: that of the
+    first schedule, the same. ``died``: dead letters of the last hour.
+    ``sizes``: bytes that ready, later, dead and bodies take. ``strays``: messages in lists that nobody registered,
+    by consumer. ``beside``: messages in the list that a queue of this name would have without ``key=``.
+    ``forbidden``: keys that this user may not use. ``schema``: of the keys, as the index has it. ``max_age``: how
+    old the oldest message may be, seconds; None if nobody has said so."""
 
     keys: Keys
     lease: float
@@ -126,15 +139,18 @@ class QueueFacts:
     later: int | CannotSee
     due: int | CannotSee
     soonest: int | CannotSee | None
+    tick: int | CannotSee | None
     dead: int | CannotSee
     died: int | CannotSee
-    causes: Mapping[str, int] | CannotSee
+    ledger: Incidents | CannotSee
+    sizes: Mapping[str, int] | CannotSee
     head: bytes | CannotSee | None
     newest: bytes | CannotSee | None
     consumers: Sequence[ConsumerInfo] | CannotSee
     strays: Mapping[str, int] | CannotSee
     beside: int | CannotSee
     forbidden: Sequence[str] | CannotSee
+    schema: tuple[int, int] = SCHEMA
     max_age: float | None = None
 
     @property
@@ -169,6 +185,12 @@ class QueueFacts:
         return None if made is None else max(0, self.now - made)
 
 
+def again(queue: QueueFacts, words: str) -> str:
+    """A command to type next, for this queue."""
+    prefix = "" if queue.keys.prefix == "reliq" else f" --prefix {queue.keys.prefix}"
+    return f"reliq {words} --queue {queue.name}{prefix}"
+
+
 class Settings(NamedTuple):
     """What somebody's code says about a queue: seconds, bytes. ``redis``: the address, as people are shown it."""
 
@@ -200,8 +222,8 @@ class Index(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """All of it. ``redis``: the address, as people are shown it. ``connect_timeout``: what the URL says, seconds;
-    None if it does not."""
+    """All of it. ``redis``: the address, as people are shown it. ``connect_timeout``: seconds; None if nobody
+    has said any."""
 
     redis: str
     prefix: str

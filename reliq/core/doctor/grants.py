@@ -30,20 +30,22 @@ SENT: Final = frozenset(
         # by every connection
         *("CLIENT SETNAME", "CLIENT ID", "INFO"),
         # by producers, consumers, workers and reapers
-        *("EVALSHA", "EVAL", "BLMOVE", "HSET", "WAIT", "CLIENT UNBLOCK", "CLIENT KILL", "SCAN", "TIME"),
+        *("EVALSHA", "EVAL", "BLMOVE", "WAIT", "CLIENT UNBLOCK", "CLIENT KILL", "SCAN", "TIME", "SET"),
         # by commands that look
-        *("EXISTS", "HGETALL", "LLEN", "LRANGE", "TYPE", "XREVRANGE", "XRANGE"),
-        *("ZCARD", "ZCOUNT", "ZRANGE", "ZREVRANGE"),
+        *("EXISTS", "GET", "HGETALL", "HLEN", "HMGET", "HSCAN", "LLEN", "LRANGE", "TYPE", "XREVRANGE", "XRANGE"),
+        *("ZCARD", "ZCOUNT", "ZMSCORE", "ZRANGE", "ZREVRANGE"),
     }
 )
 """What reliq sends anywhere; a test compares it with the code and with what a server has counted."""
 
 IN_CLUSTER: Final = frozenset({"CLUSTER SLOTS", "ASKING"})
 BY_SENTINEL: Final = frozenset({"ROLE"})
-FOR_DOCTOR: Final = frozenset({"CONFIG GET", "SLOWLOG GET", "ACL WHOAMI", "CLUSTER INFO", "MULTI", "DISCARD"})
+FOR_DOCTOR: Final = frozenset(
+    {"CONFIG GET", "SLOWLOG GET", "ACL WHOAMI", "CLUSTER INFO", "MEMORY USAGE", "MULTI", "DISCARD"}
+)
 """What only ``reliq doctor`` asks, and can do without: it then says what it cannot see."""
 
-ESSENTIAL: Final = ours.verbs_at_work() | {"EVALSHA", "EVAL", "BLMOVE", "HSET", "CLIENT SETNAME"}
+ESSENTIAL: Final = ours.verbs_at_work() | {"EVALSHA", "EVAL", "BLMOVE", "CLIENT SETNAME"}
 """What messages cannot be put and handled without. Without the others a restart is noticed later, strays are not
 found, put(replicas=) is never confirmed, there is no ledger, or a command that looks or repairs fails."""
 
@@ -65,9 +67,11 @@ _ARGUMENTS: Final[Mapping[str, Sequence[Arg]]] = {
     "CLUSTER SLOTS": (),
 }
 _BEHIND_KEY: Final[Mapping[str, Sequence[Arg]]] = {
-    **dict.fromkeys(("DEL", "EXISTS", "GET", "HGETALL", "LLEN", "RPOP", "TYPE", "ZCARD"), ()),
-    **dict.fromkeys(("HINCRBY", "HSET", "LRANGE", "LREM", "LSET", "LTRIM", "ZADD", "ZCOUNT"), (1, 1)),
+    **dict.fromkeys(("DEL", "EXISTS", "GET", "PERSIST", "PTTL", "STRLEN", "TYPE", "UNLINK"), ()),
+    **dict.fromkeys(("HGETALL", "HLEN", "LLEN", "RPOP", "ZCARD"), ()),
+    **dict.fromkeys(("HINCRBY", "HSET", "HSETNX", "LRANGE", "LREM", "LSET", "LTRIM", "ZADD", "ZCOUNT"), (1, 1)),
     **dict.fromkeys(("XRANGE", "XREVRANGE", "XTRIM", "ZRANGE", "ZRANGEBYSCORE", "ZREVRANGE"), (1, 1)),
+    "HSCAN": (0,),
     "BLMOVE": ("{key}", "RIGHT", "RIGHT", 1),
     "RENAME": ("{key}",),
     "XADD": ("*", "x", "x"),
@@ -121,7 +125,9 @@ def all_keys(keys: Keys) -> list[str]:
     nobody = "doctor"
     return [
         *(keys.ready, keys.inbox(nobody), keys.doing(nobody), keys.consumers, keys.session(nobody), keys.later),
-        *(keys.dead, keys.events, keys.stats, keys.producers, keys.marker(bytes(16))),
+        *(keys.dead, keys.events, keys.traces, keys.stats, keys.producers, keys.marker(bytes(16))),
+        *(keys.body(bytes(16)), keys.lock, keys.schedules, keys.ticks, keys.uniques, keys.unique(bytes(16))),
+        *(keys.purging("ready"), keys.purging("later")),
     ]
 
 

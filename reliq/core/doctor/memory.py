@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from reliq.core.doctor.facts import ServerFacts
-from reliq.core.doctor.finding import Seen, check
+from reliq.core.doctor.facts import QueueFacts, ServerFacts, again
+from reliq.core.doctor.finding import CannotSee, Seen, check, seen
 from reliq.core.reasons import Reason
 
 _HEADROOM: Final = 0.9
@@ -15,6 +15,9 @@ _OF_MACHINE: Final = 0.8
 #: A small Redis always looks fragmented: its code and buffers are more than its data. Below this it is no matter.
 _WASTE: Final = 100 * 1024 * 1024
 _RATIO: Final = 1.5
+#: A part of a queue that takes more than half of all is told of when it is this large, or memory is this full.
+_LARGE: Final = 100 * 1024 * 1024
+_FILLS: Final = 0.75
 
 
 @check(Reason.EVICTION, "maxmemory-policy")
@@ -67,8 +70,32 @@ def fragmentation(server: ServerFacts) -> Iterator[Seen]:
         yield Seen("warning", f"{_mb(used)} of data take {_mb(active)} of memory")
 
 
+@check(Reason.LARGE_QUEUE, "what takes the memory")
+def large(queue: QueueFacts) -> Iterator[Seen]:
+    info = queue.server.info
+    used, limit = info.number("used_memory"), info.number("maxmemory")
+    part, size = max(seen(queue.sizes).items(), key=lambda pair: pair[1])
+    fills = bool(limit) and used > limit * _FILLS
+    if size * 2 < used or not (fills or size > _LARGE):
+        return
+    beside = 0 if isinstance(queue.server.keyspace, CannotSee) else (
+        queue.server.keyspace.bodies.get(queue.name, (0, ()))[0])  # fmt: skip
+    count, what, look = {
+        "ready": (queue.ready, "what waits ({:,}) takes", "status"),
+        "later": (queue.later, "what is put off ({:,}) takes", "peek --state later"),
+        "dead": (queue.dead, "dead letters ({:,}) take", "dead ls"),
+        "bodies": (beside, "large bodies beside the list ({:,}) take", "status"),
+    }[part]
+    yield Seen(
+        "warning" if fills else "info",
+        f"{what.format(seen(count))} about {_mb(size)} of the {_mb(used)} in use",
+        f"see what it is: {again(queue, look)}",
+    )
+
+
 def _mb(size: int) -> str:
     return f"{size / 1024 / 1024:,.1f} MB"
 
 
 CHECKS: Final = (eviction, headroom, unlimited, fragmentation)
+OF_QUEUE: Final = (large,)

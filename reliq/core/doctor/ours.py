@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from importlib.resources import files
+from pkgutil import walk_packages
 from typing import Final
 
+import reliq.core
 from reliq.core import scripts
 
 _CALL: Final = re.compile(r"redis\.p?call\('([A-Z]+)'")
 #: What goes by pcall may fail: the ledger and the counters.
 _MUST: Final = re.compile(r"redis\.call\('([A-Z]+)'")
-AT_WORK: Final = ("put", "trip", "leave", "renew", "expired", "reap")
+AT_WORK: Final = ("put", "register", "trip", "leave", "renew", "expired", "reap")
 """The scripts of producers, workers and reapers; all others are of commands that look and repair."""
 #: The slow log cuts a word after 128 characters and says how many there were.
 _CUT: Final = re.compile(r"\.\.\. \(\d+ more bytes\)\Z")
@@ -43,12 +46,12 @@ def verbs_at_work() -> frozenset[str]:
     return frozenset(verb for verbs in found for verb in verbs)
 
 
-def _loads() -> Iterator[scripts.Script]:
-    """Each script, in each form in which it can be loaded: alone, or behind shared functions."""
-    shared = [name for name, source in _sources().items() if "\n-- KEYS " not in source]
-    for name in _sources().keys() - set(shared):
-        yield scripts.load(name)
-        yield from (scripts.load(name, after=before) for before in shared)
+@cache
+def _loads() -> Sequence[scripts.Script]:
+    """Each script in the form in which it runs: every module of the core loads its own."""
+    for module in walk_packages(reliq.core.__path__, "reliq.core."):
+        import_module(module.name)
+    return tuple(scripts.LOADED)
 
 
 @cache

@@ -8,11 +8,12 @@ from typing import Final
 
 from reliq import defaults
 from reliq.core import envelope as env
-from reliq.core.doctor.facts import QueueFacts
+from reliq.core.doctor.facts import QueueFacts, again
 from reliq.core.doctor.finding import CannotSee, Seen, check, seen
 from reliq.core.flows import ConsumerInfo
-from reliq.core.keys import Keys
+from reliq.core.keys import SCHEMA, Keys
 from reliq.core.reasons import Reason
+from reliq.core.words import number
 
 #: So long nobody may work on a queue that has something to do: a deployment takes less.
 _NOBODY_MS: Final = 5 * 60_000
@@ -58,7 +59,7 @@ def held(queue: QueueFacts) -> Iterator[Seen]:
     yield Seen(
         "error" if over > max(_HELD_MS, 2000 * queue.lease) else "warning",
         f"{_messages(sum(c.doing + c.inbox for c in gone))} held by {names}; the lease is over for {_span(over)}",
-        _again(queue, "reap"),
+        again(queue, "reap"),
     )
 
 
@@ -78,7 +79,7 @@ def strays(queue: QueueFacts) -> Iterator[Seen]:
         yield Seen(
             "warning",
             f"{_messages(sum(found.values()))} in lists of {names}",
-            f"{_again(queue, 'reap')}, and once more when a lease has passed",
+            f"{again(queue, 'reap')}, and once more when a lease has passed",
         )
 
 
@@ -97,10 +98,39 @@ def dead(queue: QueueFacts) -> Iterator[Seen]:
 
 
 def _causes(queue: QueueFacts) -> str:
-    if isinstance(queue.causes, CannotSee) or not queue.causes:
+    if isinstance(queue.ledger, CannotSee) or not queue.ledger.causes:
         return ""
-    most = sorted(queue.causes.items(), key=lambda pair: -pair[1])[:3]
+    most = sorted(queue.ledger.causes.items(), key=lambda pair: -pair[1])[:3]
     return f": {', '.join(f'{count:,} {cause}' for cause, count in most)}"
+
+
+@check(Reason.WORKERS_DIE, "processes that died in the last hour")
+def deaths(queue: QueueFacts) -> Iterator[Seen]:
+    told = seen(queue.ledger)
+    if not told.deaths:
+        return
+    count, ago = len(told.deaths), f"{_span(queue.now - told.deaths[0])} ago"
+    id, times = max(told.lost.items(), key=lambda pair: pair[1], default=("", 0))
+    with_it = f"; most often with {id}, {number(times, 'time')}" if id else ""
+    yield Seen(
+        "warning" if count > 1 else "info",
+        f"{number(count, 'worker')} died with messages in hand, the last {ago}{with_it}",
+        f"see what that message is: {again(queue, f'explain {id}')}" if id else "",
+    )
+
+
+@check(Reason.ROLLED_BACK, "whether the server has forgotten things")
+def rollbacks(queue: QueueFacts) -> Iterator[Seen]:
+    told = seen(queue.ledger).rollbacks
+    sure = [entry for entry in told if entry[1].startswith("trips")]
+    for at, what in (sure or list(told))[:1]:
+        yield Seen(
+            "warning" if sure else "info",
+            f"{_span(queue.now - at)} ago it was found to have forgotten {what}"
+            if sure
+            else f"{_span(queue.now - at)} ago another process or history answered; whether it lacks anything is "
+            "not known",
+        )
 
 
 @check(Reason.OLD_BACKLOG, "the age of the oldest message")
@@ -121,15 +151,40 @@ def overdue(queue: QueueFacts) -> Iterator[Seen]:
         yield Seen("warning", f"{_messages(seen(queue.due))} due, the first for {_span(queue.now - soonest)}")
 
 
+@check(Reason.TICKS_LATE, "the ticks of schedules")
+def ticks(queue: QueueFacts) -> Iterator[Seen]:
+    tick = seen(queue.tick)
+    if tick is not None and queue.now - tick > defaults.TICK_GRACE * 1000:
+        late = _span(queue.now - tick)
+        yield Seen("warning", f"the first one is due for {late}", again(queue, "schedule ls"))
+
+
 @check(Reason.NEWER_FORMAT, "the format of messages")
 def newer(queue: QueueFacts) -> Iterator[Seen]:
     for element in (seen(queue.head), seen(queue.newest)):
         if element is not None and env.is_envelope(element) and element[4] > env.VERSION:
             yield Seen("warning", f"a message of format {element[4]} waits; this release reads {env.VERSION}")
             return
-    died = 0 if isinstance(queue.causes, CannotSee) else queue.causes.get("UNSUPPORTED_VERSION", 0)
+    died = 0 if isinstance(queue.ledger, CannotSee) else queue.ledger.causes.get("UNSUPPORTED_VERSION", 0)
     if died:
         yield Seen("warning", f"{_messages(died)} died of it in the last hour", _look(queue))
+
+
+@check(Reason.NEWER_SCHEMA, "the schema of the keys")
+def schema(queue: QueueFacts) -> Iterator[Seen]:
+    theirs, ours = (".".join(map(str, version)) for version in (queue.schema, SCHEMA))
+    if queue.schema[0] > SCHEMA[0]:
+        yield Seen(
+            "error",
+            f"its keys have schema {theirs}; this release knows {ours}, so its puts and consumers are refused",
+            "upgrade every program that runs this release; what waits is kept meanwhile",
+        )
+    elif queue.schema > SCHEMA:
+        yield Seen(
+            "warning",
+            f"its keys have schema {theirs}; this release knows {ours}, and works beside it",
+            "upgrade this program, too: it overlooks what is new",
+        )
 
 
 @check(Reason.OTHER_LIST, "the list beside an adopted one")
@@ -150,12 +205,7 @@ def _who(consumer: ConsumerInfo) -> str:
 
 
 def _look(queue: QueueFacts) -> str:
-    return _again(queue, "dead ls")
-
-
-def _again(queue: QueueFacts, words: str) -> str:
-    prefix = "" if queue.keys.prefix == "reliq" else f" --prefix {queue.keys.prefix}"
-    return f"reliq {words} --queue {queue.name}{prefix}"
+    return again(queue, "dead ls")
 
 
 def _messages(count: int) -> str:
@@ -173,4 +223,22 @@ def _span(ms: float) -> str:
     return f"{seconds / 86400:.0f} d"
 
 
-CHECKS: Final = (*(types, consumers, held, renewal, strays, dying, dead, backlog, overdue, newer, beside),)
+CHECKS: Final = (
+    *(
+        types,
+        consumers,
+        held,
+        renewal,
+        strays,
+        deaths,
+        dying,
+        dead,
+        rollbacks,
+        backlog,
+        overdue,
+        ticks,
+        newer,
+        schema,
+        beside,
+    ),
+)

@@ -66,7 +66,7 @@ def reached(facts: Facts) -> Iterator[Seen]:
     yield from (Seen("error", f"queue {q.queue!r}: {q.reason}") for q in facts.unreached if not q.split)
 
 
-@check(Reason.CONNECT_OVER_LEASE, "socket_connect_timeout in the URL against the leases")
+@check(Reason.CONNECT_OVER_LEASE, "connect_timeout against the leases")
 def connecting(facts: Facts) -> Iterator[Seen]:
     timeout = facts.connect_timeout
     if timeout is None:
@@ -75,7 +75,7 @@ def connecting(facts: Facts) -> Iterator[Seen]:
         if timeout * defaults.CUT_OFF_SHARE > entry.lease:
             yield Seen(
                 "warning",
-                f"queue {entry.name!r}: socket_connect_timeout is {timeout:g} s, and the lease {entry.lease:g} s",
+                f"queue {entry.name!r}: connect_timeout is {timeout:g} s, and the lease {entry.lease:g} s",
             )
 
 

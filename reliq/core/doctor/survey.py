@@ -7,14 +7,26 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from reliq.core import flows, ops
+from reliq.core import envelope as env
+from reliq.core import flows, ledger, ops
 from reliq.core.command import Command, Flow
 from reliq.core.doctor import grants, ours
-from reliq.core.doctor.facts import Clock, Index, Keyspace, KeyType, QueueFacts, ServerFacts, SlowCall, Table, best
+from reliq.core.doctor.facts import (
+    Clock,
+    Incidents,
+    Index,
+    Keyspace,
+    KeyType,
+    QueueFacts,
+    ServerFacts,
+    SlowCall,
+    Table,
+    best,
+)
 from reliq.core.doctor.finding import CannotSee
 from reliq.core.doctor.grants import because
 from reliq.core.flows import ConsumerInfo
-from reliq.core.keys import Keys
+from reliq.core.keys import Keys, schema_of
 from reliq.core.ops import Known
 from reliq.core.topology import Server
 from reliq.errors import AccessDenied, ReliqError
@@ -23,7 +35,7 @@ from reliq.errors import AccessDenied, ReliqError
 _LOOKS: Final = 5
 #: Read of the slow log, and of a queue's ledger.
 _SLOW_ENTRIES: Final = 128
-_LEDGER_ENTRIES: Final = 200
+_LEDGER_ENTRIES: Final = 1000
 #: Consumers' lists of one queue that are looked into.
 _LISTS: Final = 200
 #: Seconds for the walk through the keys; 1,000 keys take about 0.3 ms of Redis.
@@ -36,11 +48,13 @@ _SETTINGS: Final = (
     *("min-replicas-to-write", "min-replicas-max-lag", "timeout", "tcp-keepalive", "maxclients"),
     "proto-max-bulk-len",
 )
-#: What put.lua rings an idle consumer with; it is no message.
-_BELL: Final = b"\xc1rlq\0"
+_HEAVY: Final = ("ready", "later", "dead")
+#: Large bodies beside the lists whose sizes stand for those of all.
+_BODIES: Final = 20
 _TYPES: Final = (
     *(("ready", "list"), ("consumers", "zset"), ("later", "zset"), ("dead", "zset")),
-    *(("events", "stream"), ("stats", "hash"), ("producers", "hash")),
+    *(("events", "stream"), ("traces", "stream"), ("stats", "hash"), ("lock", "hash"), ("producers", "hash")),
+    *(("schedules", "hash"), ("ticks", "zset")),
 )
 
 
@@ -138,6 +152,7 @@ def _keyspace_g(keys: Keys, clock: Callable[[], float]) -> Flow[Keyspace | Canno
     reader = _KeyReader(keys.prefix)
     queues: dict[str, str] = {}
     lists: dict[tuple[str, str], str] = {}
+    bodies: dict[str, tuple[int, list[str]]] = {}
     cursor, until = 0, clock() + WALK_SECONDS
     while True:
         try:
@@ -155,10 +170,13 @@ def _keyspace_g(keys: Keys, clock: Callable[[], float]) -> Flow[Keyspace | Canno
             queue, part, consumer = reader.read(key)
             if part in ("inbox", "doing"):
                 lists[queue, consumer] = key
+            if part == "body":
+                count, some = bodies.get(queue, (0, []))
+                bodies[queue] = (count + 1, some if len(some) == _BODIES else [*some, key])
             if part in ("ready", "later", "dead", "inbox", "doing"):
                 queues[queue] = key
         if cursor == 0 or clock() > until:
-            return Keyspace(queues, lists, cursor == 0)
+            return Keyspace(queues, lists, bodies, cursor == 0)
 
 
 def _page(reply: Any) -> tuple[int, list[str]]:
@@ -166,17 +184,17 @@ def _page(reply: Any) -> tuple[int, list[str]]:
 
 
 class _KeyReader:
-    """Takes key names apart: ``prefix:{tag}:queue:part``, ``prefix:{tag}:queue:doing:consumer``."""
+    """Takes key names apart: ``prefix:{tag}:queue:part``, ``…:queue:doing:consumer``, ``…:queue:body:name``."""
 
     def __init__(self, prefix: str) -> None:
         start = "".join("\\" + c if c in "*?[]\\^" else c for c in prefix)
-        self.pattern = start + ":{*}:*:[ridl]*"  # ready, inbox, doing, dead, later
+        self.pattern = start + ":{*}:*:[ridlb]*"  # ready, inbox, doing, dead, later, body
         self._form = re.compile(
-            re.escape(prefix) + r":\{[^}]*\}:(.+?):(?:(ready|later|dead)|(inbox|doing):(.*))\Z", re.DOTALL
+            re.escape(prefix) + r":\{[^}]*\}:(.+?):(?:(ready|later|dead)|(inbox|doing|body):(.*))\Z", re.DOTALL
         )
 
     def read(self, key: str) -> tuple[str, str, str]:
-        """queue, part, consumer; all empty if it is none of those that hold messages."""
+        """queue, part, consumer (of a body: its name); all empty if it is none of those that hold messages."""
         match = self._form.match(key)
         return (match[1], match[2] or match[3], match[4] or "") if match else ("", "", "")
 
@@ -206,7 +224,7 @@ def queue_facts_g(entry: Known, keys: Keys, server: ServerFacts, max_age: float 
     """Look at a queue, on a server whose facts are known."""
     usual = Keys(keys.queue, keys.prefix)
     now = server.now
-    ready, head, newest, later, due, soonest, dead, died, ledger, beside, *types = yield [
+    ready, head, newest, later, due, soonest, dead, died, told, beside, tick, *more = yield [
         ops.length(keys.ready),
         ops.page(keys.ready, -1, -1),
         ops.page(keys.ready, 0, 0),
@@ -217,10 +235,13 @@ def queue_facts_g(entry: Known, keys: Keys, server: ServerFacts, max_age: float 
         Command("ZCOUNT", (keys.dead,), (now - _HOUR_MS, "+inf"), idempotent=True, queue=keys.queue),
         Command("XREVRANGE", (keys.events,), ("+", now - _HOUR_MS, "COUNT", _LEDGER_ENTRIES), idempotent=True),
         ops.length(usual.ready if keys.key is not None else keys.inbox("doctor")),
+        ops.page(keys.ticks, 0, 0, "ZRANGE"),
+        *(Command("MEMORY USAGE", (getattr(keys, part),), idempotent=True) for part in _HEAVY),
         *(Command("TYPE", (getattr(keys, part),), (), _text, idempotent=True) for part, _ in _TYPES),
     ]
+    sizes, types = more[: len(_HEAVY)], more[len(_HEAVY) :]
     consumers = yield from _consumers_g(keys)
-    is_bell = not isinstance(head, Exception) and head == [_BELL]
+    is_bell = not isinstance(head, Exception) and head == [env.BELL]
     return QueueFacts(
         keys=keys,
         lease=entry.lease,
@@ -229,17 +250,20 @@ def queue_facts_g(entry: Known, keys: Keys, server: ServerFacts, max_age: float 
         types=_key_types(keys, types),
         ready=_known(ready, lambda n: int(n) - is_bell),
         head=_known(head, lambda page: None if is_bell or not page else page[0]),
-        newest=_known(newest, lambda page: page[0] if page and page[0] != _BELL else None),
+        newest=_known(newest, lambda page: page[0] if page and page[0] != env.BELL else None),
         later=_known(later, int),
         due=_known(due, int),
         soonest=_known(soonest, lambda page: int(float(page[1])) if page else None),
+        tick=_known(tick, lambda page: int(float(page[1])) if page else None),
         dead=_known(dead, int),
         died=_known(died, int),
-        causes=_known(ledger, _causes),
+        ledger=_known(told, _incidents),
+        sizes=(yield from _sizes_g(keys, server, sizes)),
         consumers=consumers,
         strays=(yield from _strays_g(keys, server)),
         beside=_known(beside, int),
         forbidden=(yield from grants.forbidden_keys_g(keys)),
+        schema=schema_of(entry.schema),
         max_age=max_age,
     )
 
@@ -256,15 +280,31 @@ def _known(reply: Any, read: Callable[[Any], Any]) -> Any:
     return CannotSee(because(reply)) if isinstance(reply, Exception) else read(reply)
 
 
-def _causes(entries: Iterable[Any]) -> Mapping[str, int]:
-    """Why messages were dead-lettered, from the ledger."""
-    found: Counter[str] = Counter()
-    for _, flat in entries:
-        words = [_text(word) for word in flat]
-        event = dict(zip(words[::2], words[1::2], strict=True))
-        if event.get("event") == "bury":
-            found[event.get("detail", "?")] += 1
-    return found
+def _sizes_g(keys: Keys, server: ServerFacts, replies: Sequence[Any]) -> Flow[Mapping[str, int] | CannotSee]:
+    """Bytes by part; what large bodies beside the lists take is reckoned from some of them."""
+    count, some = (0, []) if isinstance(server.keyspace, CannotSee) else (
+        server.keyspace.bodies.get(keys.queue, (0, [])))  # fmt: skip
+    bodies = (yield [Command("MEMORY USAGE", (key,), idempotent=True) for key in some]) if some else []
+    if errors := [reply for reply in (*replies, *bodies) if isinstance(reply, Exception)]:
+        return CannotSee(f"MEMORY USAGE: {because(errors[0])}")
+    found = {part: int(size or 0) for part, size in zip(_HEAVY, replies, strict=True)}
+    return found | {"bodies": sum(int(size or 0) for size in bodies) * count // max(1, len(some))}
+
+
+def _incidents(entries: Iterable[Any]) -> Incidents:
+    """Read the ledger, the newest entry first."""
+    causes, lost, deaths, rollbacks = Counter[str](), Counter[str](), [], []
+    for entry in ledger.read(entries):
+        event, detail = entry.get("event"), entry.get("detail", "?")
+        if event == "bury":
+            causes[detail] += 1
+        if (event, detail) in (("bury", "POISON"), ("reap", "lost")):
+            lost[entry["id"]] += 1
+        if event == "die" and not detail.startswith("0 "):
+            deaths.append(entry["at"])
+        if event == "rollback":
+            rollbacks.append((entry["at"], detail))
+    return Incidents(causes, deaths, lost, rollbacks)
 
 
 def _consumers_g(keys: Keys) -> Flow[Sequence[ConsumerInfo] | CannotSee]:

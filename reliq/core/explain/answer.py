@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Final
 
+from reliq.core import beside, exclusive, ops, reasons, trace
 from reliq.core import envelope as env
-from reliq.core import ops, reasons
 from reliq.core.command import Flow
+from reliq.core.exclusive import Lock
 from reliq.core.explain import looks
 from reliq.core.explain.explanation import Explanation
-from reliq.core.explain.looks import Found
+from reliq.core.explain.looks import Event, Found
 from reliq.core.explain.search import Search
 from reliq.core.explain.timeline import timeline, untold
+from reliq.core.gate import Gate
 from reliq.core.keys import Keys
 from reliq.core.reasons import Reason
 from reliq.core.sample import Pace, pace
@@ -23,6 +26,8 @@ from reliq.core.words import duration, number
 #: So near to the head a message that somebody died with is passed over for others (trip.lua).
 _SUSPECTS_SEEN: Final = 100
 START_ONE: Final = "reliq worker MODULE:HANDLER"
+#: What was put so long before a rollback was noticed was safe by then, ms.
+_FORGETS: Final = 600_000
 _Fields = dict[str, Any]
 
 
@@ -35,16 +40,20 @@ def command(keys: Keys, words: str) -> str:
 def found_g(search: Search, found: Found) -> Flow[Explanation]:
     """Explain a message that was found."""
     record = {}
+    if trace.is_traced(found.message.meta):
+        yield from search.steps_g()
     if found.consumer:
         record = yield ops.session(search.keys, found.consumer)
+    lock = (yield exclusive.lock(search.keys)) if found.place == "ready" else None
     told: dict[str, Callable[[], _Fields]] = {
-        "ready": lambda: _ready(search, found),
+        "ready": lambda: _ready(search, found) | _in_batch(search, found, lock),
         "inbox": lambda: _doing(search, found, record),
         "doing": lambda: _doing(search, found, record),
         "later": lambda: _later(search, found),
         "dead": lambda: _dead(search, found),
     }
     fields = {**_message(search, found), **told[found.place]()}
+    fields |= _called_off(search, fields, record.get("cancel", ""))
     missing = untold(found.message, search.events)
     if missing and found.place != "dead":
         fields["why"] += f"; {missing} attempts besides those that the ledger tells of"
@@ -55,9 +64,12 @@ def _message(search: Search, found: Found) -> _Fields:
     """What the message says itself."""
     e = found.message
     trace, error = e.meta.get("t"), e.meta.get("e")
+    ticket = beside.ticket_of(e.meta)
+    away = None if ticket is None else beside.size_of(ticket)
     return {
         "put_at": None if e.meta.get("r") else env.put_ms(e) if e.id == search.id else env.id_ms(search.id),
-        "size": found.size,
+        "size": found.size + (away or 0),
+        "beside": away,
         "raw": bool(e.meta.get("r")),
         "trace_id": trace if isinstance(trace, str) else None,
         "error": error if isinstance(error, str) else None,
@@ -67,8 +79,42 @@ def _message(search: Search, found: Found) -> _Fields:
         "released": e.released,
         "lost": e.lost,
         "fence": e.fence,
-        "timeline": timeline(search.id, search.events, found),
+        **_again(search, e.lost),
+        "timeline": timeline(search.id, _told(search), found, search.steps),
     }
+
+
+def _forgotten(search: Search) -> list[Event]:
+    """When the server was found to have forgotten things, of which its put may be one, or what came of it."""
+    made = env.id_ms(search.id)
+    return [each for each in search.rollbacks if made is not None and 0 <= each.ms - made <= _FORGETS]
+
+
+def _told(search: Search) -> list[Event]:
+    return sorted([*search.events, *_forgotten(search)], key=lambda event: event.ms)
+
+
+def _again(search: Search, lost: int) -> _Fields:
+    """Why it was handed out more than once, if it was; the ledger knows, or ``lost``, what the message counts."""
+    events, retries = search.events, sum(each.event == "retry" for each in search.events)
+    late = [each for each in events if each.event == "late"]
+    reaps = [each for each in events if (each.event, each.detail) == ("reap", "lost")]
+    rolled_back = [each for each in _forgotten(search) if each.detail.startswith("trips")]
+    if late:
+        who, verb = late[-1].consumer, late[-1].detail
+        why = f"{who} went on with it when its lease was over; its late {verb} was refused"
+        return {"again": Reason.LEASE_LOST, "again_why": why}
+    if reaps or lost:
+        who = reaps[-1].consumer if reaps else "a worker"
+        return {"again": Reason.WORKER_LOST, "again_why": f"{who} was lost with it in hand"}
+    if rolled_back:
+        ago = duration(search.sight.now - rolled_back[-1].ms)
+        why = f"{ago} ago the server had forgotten {rolled_back[-1].detail}: what they did may be done again"
+        return {"again": Reason.ROLLED_BACK, "again_why": why}
+    if retries:
+        why = f"it went back for another attempt, {number(retries, 'time')}"
+        return {"again": Reason.RETRY_BACKOFF, "again_why": why}
+    return {}
 
 
 # -- ready --------------------------------------------------------------------------------------------------
@@ -78,8 +124,18 @@ def _ready(search: Search, found: Found) -> _Fields:
     going = pace(search.sight.sample, search.sight.samples)
     before, rate = found.position, going.rate if going and going.rate else None
     fields = {"state": "ready", "position": before + 1, "length": found.length, "rate": rate}
+    gate = search.sight.gate
+    if gate.paused is not None:
+        return fields | _paused(search, gate)
     if not search.live:
         return fields | _no_consumers(search)
+    if gate.concurrency is not None and search.held >= gate.concurrency:
+        return fields | {
+            "reason": Reason.LIMITED,
+            "why": f"{number(search.held, 'message')} in hand, and the limit is {gate.concurrency} at once",
+            "next": "one of those is done, and the next one is claimed",
+            "command": command(search.keys, "status"),
+        }
     if going is not None and going.stalled:
         return fields | _stalled(search, going)
     if found.message.lost and before < _SUSPECTS_SEEN:
@@ -92,12 +148,28 @@ def _ready(search: Search, found: Found) -> _Fields:
             else "it is the next"
         )
     why += f"; {number(search.live, 'live consumer')}, {number(search.held, 'message')} in hand"
+    if gate.rate is not None:
+        why += f"; at most {gate.rate:g} a second are claimed"
     return fields | {
         "reason": reason,
         "why": why,
         "next": _turn(before, rate, going),
         "next_at": None if rate is None else search.sight.now + round(before * 1000 / rate),
         "command": command(search.keys, "status"),
+    }
+
+
+def _in_batch(search: Search, found: Found, lock: Lock | None) -> _Fields:
+    """What is said instead if it is in the hands of somebody who leaves messages in their place."""
+    if lock is None or found.position >= lock.in_hand or search.leases.get(lock.holder, 0) <= search.sight.now:
+        return {}
+    return {
+        "reason": Reason.IN_BATCH,
+        "why": f"it is in batch {lock.batch} of {lock.holder}, {number(lock.in_hand, 'message')}, which holds the "
+        "queue exclusively",
+        "consumer": lock.holder,
+        "next": "the batch is done, and removed; or it fails, and comes again",
+        "next_at": None,
     }
 
 
@@ -109,6 +181,16 @@ def _turn(before: int, rate: float | None, going: Pace | None) -> str:
         f"its turn comes in about {duration(before * 1000 / rate)}, at {rate:,.3g} messages a second "
         f"as in the last {duration(going.over_ms)}"
     )
+
+
+def _paused(search: Search, gate: Gate) -> _Fields:
+    ago = "" if gate.paused_at is None else f", {duration(search.sight.now - gate.paused_at)} ago"
+    return {
+        "reason": Reason.PAUSED,
+        "why": f"the queue was paused by {gate.paused}{ago}",
+        "next": "nothing, until somebody resumes it",
+        "command": command(search.keys, "resume"),
+    }
 
 
 def _no_consumers(search: Search) -> _Fields:
@@ -183,11 +265,30 @@ def _doing(search: Search, found: Found, record: dict[str, str]) -> _Fields:
     }
 
 
+def _called_off(search: Search, fields: _Fields, marks: str) -> _Fields:
+    """What is said besides if somebody has cancelled it since it was claimed; ``marks``: see lua/marks.lua."""
+    lines = (line.split(" ", 2) for line in marks.split("\n"))
+    by = next((line[1:] for line in lines if len(line) == 3 and line[0] == search.id.hex()), None)
+    if by is None:
+        return {}
+    why = f"{fields['why']}; {by[0]}" + (f" ({by[1]})" if by[1] else "") + " has cancelled it"
+    if fields["reason"] is not Reason.LEASED:
+        return {"why": why, "next": "who brings back what that consumer held ends it", "next_at": None}
+    return {
+        "reason": Reason.CANCELLING,
+        "why": why,
+        "next": "its handler is told, within a second; it ends unless its handler finishes it",
+    }
+
+
 def _held(search: Search, found: Found) -> _Fields:
     """Since when, as far as that is known: a raw body has its id from the claim, others were last heard of
     before."""
     e = found.message
     made = env.put_ms(e)
+    step = search.steps[-1] if search.steps else None
+    if step is not None and (step.event, step.consumer) == (trace.DELIVER, found.consumer):
+        return {"held_since": trace.read(step.event, step.ms, step.detail)[0]}
     if e.meta.get("r") and not e.returns:
         return {"held_since": made}
     back = [event.ms for event in search.events if event.event in ("retry", "release", "reap", "revive")]
@@ -223,6 +324,8 @@ def _later(search: Search, found: Found) -> _Fields:
     if not search.live:
         fields["next"] += ", and then nobody takes it: no consumer is alive"
         fields["command"] = START_ONE
+    if search.last is not None and search.last.event == "reschedule":
+        return fields | {"reason": Reason.DUE_LATER, "why": f"{search.last.consumer} gave it another time"}
     if e.failed and e.returns:
         fields["next"] += f", for attempt {e.failed + 1}"
         why = f"attempt {e.failed} failed" + (f": {e.meta['e']}" if isinstance(e.meta.get("e"), str) else "")
@@ -268,8 +371,9 @@ def nowhere_g(
     for search in searches:
         if (yield looks.traces(search.keys, search.id)):
             marked = search
+        yield from search.steps_g()
     moving = next((each for each in searches if not each.certain), None)
-    told_of = next((each for each in searches if each.events), None)
+    told_of = next((each for each in searches if each.events or each.steps), None)
     if not deep:
         search, fields = first, _unsearched(first)
     elif moving is not None:
@@ -280,11 +384,14 @@ def nowhere_g(
         search, fields = marked, _acked("it was put within the last hour")
     elif first.keys.queue not in known and not (yield looks.exists(first.keys)):
         search, fields = first, _no_queue(first.keys, known)
+    elif forgetful := next(filter(_forgotten, searches), None):
+        search, fields = forgetful, _done_or_forgotten(forgetful, searches)
     else:
         search, fields = first, _absent(searches, asked)
     if failures:
         fields["why"] += "; " + "; ".join(failures)
-    told = timeline(search.id, search.events, None)
+    told = timeline(search.id, _told(search), None, search.steps)
+    fields |= _again(search, 0)
     return Explanation(search.id.hex(), search.keys.queue, now=search.sight.now, timeline=told, **fields)
 
 
@@ -312,14 +419,41 @@ def _moving(search: Search) -> _Fields:
 
 
 def _gone(search: Search) -> _Fields:
-    """The ledger tells of it, so it was there."""
-    last = search.events[-1]
+    """The ledger tells of it, or it was traced; so it was there."""
+    told = [*search.events, *search.steps]
+    last = max(reversed(told), key=lambda event: event.ms)  # an ack is written together with its delivery
+    if not search.events and all(step.event == trace.PUT for step in search.steps):
+        return {
+            "state": "absent",
+            "reason": Reason.VANISHED,
+            "why": f"its trace shows that it was put {duration(search.sight.now - last.ms)} ago, and given to no "
+            "worker; it is nowhere",
+            "next": "nothing",
+            "command": command(search.keys, "doctor"),
+        }
+    if last.event == trace.ACK:
+        return {**_acked(""), "why": f"{last.consumer} acked it {duration(search.sight.now - last.ms)} ago"}
+    if (done := search.last) is not None and done.event == "cancel":
+        return _cancelled(search, done)
+    if last.event == "replace":
+        return {**_acked(""), "why": f"{last.detail} took its place, as its put asked (unique); no handler got it"}
     if last.event not in ("bury", "discard", "restore"):
         return _acked(f"the ledger tells of it, last {duration(search.sight.now - last.ms)} ago")
     return {
         "state": "removed",
         "reason": Reason.REMOVED,
         "why": f"it was a dead letter ({last.detail}), and is none any more",
+        "next": "nothing",
+        "command": "",
+    }
+
+
+def _cancelled(search: Search, event: Event) -> _Fields:
+    word = f" ({event.detail})" if event.detail else ""
+    return {
+        "state": "cancelled",
+        "reason": Reason.CANCELLED,
+        "why": f"{event.consumer}{word} cancelled it {duration(search.sight.now - event.ms)} ago",
         "next": "nothing",
         "command": "",
     }
@@ -354,6 +488,28 @@ def _absent(searches: list[Search], asked: str) -> _Fields:
         "next": "nothing",
         "command": "",
     }
+
+
+def _done_or_forgotten(search: Search, searches: list[Search]) -> _Fields:
+    found, told = _absent(searches, search.id.hex()), _forgotten(search)[-1]
+    ago = duration(search.sight.now - told.ms)
+    return found | {
+        "reason": Reason.DONE_OR_FORGOTTEN,
+        "why": f"{found['why']}; {ago} ago the server was found to have forgotten things ({told.detail})",
+        "command": command(search.keys, "doctor"),
+    }
+
+
+def slow(found: Explanation, keys: Keys, since: int | None) -> Explanation:
+    """The same, now that its worker has said that its handler takes longer than it is expected to."""
+    so_long = f"for {duration(found.now - since)}, " if since is not None else ""
+    return replace(
+        found,
+        reason=Reason.HANDLER_SLOW,
+        why=f"{found.consumer} has it in hand {so_long}longer than its handler is expected to take",
+        next="its handler ends, or its worker is stopped, and another one gets it",
+        command=command(keys, f"workers stop {found.consumer}"),
+    )
 
 
 def _about(asked: str, search: Search) -> str:

@@ -14,6 +14,7 @@ from reliq.core import envelope as env
 from reliq.core import scripts
 from reliq.core.command import Command
 from reliq.core.envelope import Envelope
+from reliq.core.gate import Gate
 from reliq.core.keys import Keys
 from reliq.core.sample import Sample
 from reliq.errors import DecodeError
@@ -26,7 +27,9 @@ _RECALL: Final = scripts.load("recall")
 _STRAYS: Final = scripts.load("strays")
 
 #: Bytes of a found element that are read: its header, its meta, its death note; never a large body.
-_HEAD: Final = 32 * 1024
+HEAD: Final = 32 * 1024
+#: All of it.
+WHOLE: Final = 1 << 30
 _COUNTERS_AND_ID: Final = struct.Struct(">13xIHHBx16s")
 #: Elements that one probe reads, and bytes; the middle one of them counts.
 BESIDE: Final = 5
@@ -100,6 +103,7 @@ class Sight(NamedTuple):
     server_since: int
     samples: tuple[Sample | None, Sample | None]
     found: list[Found]
+    gate: Gate = Gate()
 
     @property
     def now(self) -> int:
@@ -111,14 +115,22 @@ class Sight(NamedTuple):
 NOTHING_SEEN: Final = Sight(Sample(0, 0, 0, 0, 0, ""), 0, 0, 0, 0, 0, 0, 0, False, 0, (None, None), [])
 
 
-def sight(keys: Keys, id: bytes, names: Sequence[str], *, elements: int = defaults.SCRIPT_ELEMENTS) -> Command:
-    """Look at all places at one moment, as far as the bounds allow. Parses to Sight."""
+def sight(
+    keys: Keys,
+    id: bytes,
+    names: Sequence[str],
+    *,
+    elements: int = defaults.SCRIPT_ELEMENTS,
+    most: int = HEAD,
+) -> Command:
+    """Look at all places at one moment, as far as the bounds allow; ``most``: bytes that are read of a find.
+    Parses to Sight."""
     k = keys
     lists = (part(name) for name in names for part in (k.inbox, k.doing, k.session))
 
     def parse(reply: Any) -> Sight:
         now, ready, later, dead, registered, looked, live, held, whole, head, stats, matches = reply
-        since, before, last, *counted = stats
+        since, before, last, *counted = stats[:7]
         found = [_found(match, ready) for match in matches]
         return Sight(
             Sample(now, *map(_number, counted), head.decode()),  # type: ignore[call-arg, arg-type]
@@ -126,11 +138,12 @@ def sight(keys: Keys, id: bytes, names: Sequence[str], *, elements: int = defaul
             server_since=_number(since),
             samples=(Sample.parse(before), Sample.parse(last)),
             found=[each for each in found if each.is_of(id)],
+            gate=Gate.parse(stats[7:]),
         )
 
     return Command(
         _SIGHT, (k.ready, k.later, k.dead, k.consumers, k.stats, *lists),
-        (id, elements, defaults.SCRIPT_BYTES, _HEAD, *names), parse, idempotent=True, queue=k.queue,
+        (id, elements, defaults.SCRIPT_BYTES, most, *names), parse, idempotent=True, queue=k.queue,
     )  # fmt: skip
 
 
@@ -190,19 +203,22 @@ class Part(NamedTuple):
     found: Found | None
 
 
-def sift(keys: Keys, id: bytes, start: int, *, largest: int, left: bool = False, key: str = "") -> Command:
+def sift(
+    keys: Keys, id: bytes, start: int, *, largest: int, left: bool = False, key: str = "", most: int = HEAD
+) -> Command:
     """Look for a message in ready, or in another list of the queue, from a position on that is counted from the
-    right end or from the left; ``largest``: bytes, of those seen before. Parses to Part."""
+    right end or from the left; ``largest``: bytes, of those seen before; ``most``: as of ``sight``. Parses to
+    Part."""
     step = max(1, min(defaults.SCRIPT_ELEMENTS // 4, defaults.SCRIPT_BYTES // 4 // largest)) if largest else 1
 
     def parse(reply: Any) -> Part:
-        now, length, looked, most, first, last, match = reply
+        now, length, looked, most_bytes, first, last, match = reply
         found = Found("ready", match[1], match[2], match[0], length) if match else None
-        return Part(now, length, looked, most, made_ms(first), made_ms(last), found)
+        return Part(now, length, looked, most_bytes, made_ms(first), made_ms(last), found)
 
     return Command(
         _SIFT, (key or keys.ready,),
-        (id, "left" if left else "right", start, step, defaults.SCRIPT_ELEMENTS, defaults.SCRIPT_BYTES, _HEAD),
+        (id, "left" if left else "right", start, step, defaults.SCRIPT_ELEMENTS, defaults.SCRIPT_BYTES, most),
         parse, idempotent=True, queue=keys.queue,
     )  # fmt: skip
 
@@ -218,20 +234,27 @@ class Members(NamedTuple):
 
 
 def sift_set(
-    keys: Keys, id: bytes, place: str, cursor: int, *, largest: int = 0, scores: tuple[int, int] | None = None
+    keys: Keys,
+    id: bytes,
+    place: str,
+    cursor: int,
+    *,
+    largest: int = 0,
+    scores: tuple[int, int] | None = None,
+    most: int = HEAD,
 ) -> Command:
-    """Look for a message in later or dead, from a cursor on (0: from the start), or between two scores.
-    Parses to Members."""
+    """Look for a message in later or dead, from a cursor on (0: from the start), or between two scores;
+    ``most``: as of ``sight``. Parses to Members."""
     count = max(1, min(defaults.SCRIPT_ELEMENTS, defaults.SCRIPT_BYTES // largest)) if largest else 16
     how: tuple[str, int, int] = ("cursor", cursor, 0) if scores is None else ("score", *scores)
 
     def parse(reply: Any) -> Members:
-        cursor, length, looked, most, matches = reply
+        cursor, length, looked, most_bytes, matches = reply
         found = [Found(place, size, head, score=_number(score)) for score, size, head in matches]
-        return Members(int(cursor), length, looked, most, next((f for f in found if f.is_of(id)), None))
+        return Members(int(cursor), length, looked, most_bytes, next((f for f in found if f.is_of(id)), None))
 
     return Command(
-        _SIFT_SET, (keys.later if place == "later" else keys.dead,), (id, *how, count, _HEAD),
+        _SIFT_SET, (keys.later if place == "later" else keys.dead,), (id, *how, count, most),
         parse, idempotent=True, queue=keys.queue,
     )  # fmt: skip
 
@@ -245,9 +268,16 @@ class Event(NamedTuple):
     detail: str
 
 
+def due_of(event: Event) -> int | None:
+    """When what waits since this event is, or was, due: server ms."""
+    if not event.detail.isdigit() or event.event not in ("retry", "reschedule"):
+        return None
+    return int(event.detail) + (event.ms if event.event == "retry" else 0)
+
+
 class Page(NamedTuple):
     """A page of the ledger: its oldest entry, the last one of this page, how many were read, and those about the
-    message. An entry is (server ms, number); (0, 0) if there is none."""
+    message, with all rollbacks among them. An entry is (server ms, number); (0, 0) if there is none."""
 
     oldest: tuple[int, int]
     last: tuple[int, int]
@@ -255,8 +285,9 @@ class Page(NamedTuple):
     events: list[Event]
 
 
-def recall(keys: Keys, id: bytes, after: tuple[int, int]) -> Command:
-    """What the ledger tells of a message, behind an entry ((0, 0): from the first on). Parses to Page."""
+def recall(keys: Keys, id: bytes, after: tuple[int, int], *, key: str = "") -> Command:
+    """What the ledger, or another stream like it, tells of a message, behind an entry ((0, 0): from the first on).
+    Parses to Page."""
 
     def entry(text: bytes) -> tuple[int, int]:
         ms, _, number = (text or b"0-0").decode().partition("-")
@@ -269,7 +300,7 @@ def recall(keys: Keys, id: bytes, after: tuple[int, int]) -> Command:
         return Page(entry(oldest), entry(last), looked, events)
 
     args = (id.hex(), "{}-{}".format(*after), defaults.SCRIPT_ELEMENTS)
-    return Command(_RECALL, (keys.events,), args, parse, idempotent=True, queue=keys.queue)
+    return Command(_RECALL, (key or keys.events,), args, parse, idempotent=True, queue=keys.queue)
 
 
 def strays(keys: Keys, cursor: int) -> Command:

@@ -6,9 +6,9 @@ What makes a search certain that found nothing:
 2. Otherwise the places are read in the order in which messages move without a trace in the ledger: lists that
    nobody registered, later, ready, hands. Each is read so that nothing is passed over that stays there. A message
    that was not yet in one of them when it was read is met in one that is read after.
-3. Every other way (retry, release, reap, bury, revive) writes the id into the ledger. If the ledger tells
-   something new of the message at the end, or has let go entries that were not read, the search starts again,
-   first where the message has gone.
+3. Every other way (retry, release, reap, bury, revive, reschedule) writes the id into the ledger. If the ledger
+   tells something new of the message at the end, or has let go entries that were not read, the search starts
+   again, first where the message has gone.
 4. What an inbox holds may go back to the head of ready without a trace: the same look sees inboxes and head.
 """
 
@@ -52,17 +52,22 @@ class Search:
 
     ``sight``: the last look at the queue as a whole; ``live``, ``held``: its live consumers and what is in hand;
     ``leases``: consumer → end of its lease, server ms; ``events``: what the ledger tells of the message;
-    ``certain``: that it was not found means that it is not there.
+    ``rollbacks``: when the server was found to have forgotten things, whatever they are;
+    ``steps``: what was written down besides if it is traced;
+    ``certain``: that it was not found means that it is not there; ``most``: bytes that are read of what is found.
     """
 
     keys: Keys
     id: bytes
     report: Callable[[Progress], None] | None = None
+    most: int = looks.HEAD
     sight: Sight = NOTHING_SEEN
     live: int = 0
     held: int = 0
     leases: dict[str, int] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    rollbacks: list[Event] = field(default_factory=list)
+    steps: list[Event] = field(default_factory=list)
     certain: bool = False
     _last: tuple[int, int] = (0, 0)
     _missed: bool = False
@@ -73,7 +78,7 @@ class Search:
     def quick_g(self) -> Flow[Found | None]:
         """Look where the message should be: in hands, at the head, where its id or the ledger says."""
         found = yield from self._hands_g()
-        yield from self._recall_g()
+        yield from self.recall_g()
         if found is not None or self.sight.whole:
             return found
         for hint in self._hints():
@@ -84,27 +89,31 @@ class Search:
 
     def _hints(self) -> Iterator[Flow[Found | None]]:
         """Where it may be, the likeliest first."""
-        retried = [e.ms + int(e.detail) for e in self.events if e.event == "retry" and e.detail.isdigit()]
+        waits = [due for due in map(looks.due_of, self.events) if due is not None]
         last = self.events[-1] if self.events else None
         if last is not None and last.event == "bury":
             yield self._scored_g("dead", last.ms)
         if last is not None and last.event in ("revive", "restore"):
-            yield seek_g(self.keys, self.id, last.ms)
-        if retried:
-            yield self._scored_g("later", retried[-1])
-            yield seek_g(self.keys, self.id, retried[-1])
+            yield self._seek_g(last.ms)
+        if waits:
+            yield self._scored_g("later", waits[-1])
+            yield self._seek_g(waits[-1])
         made = env.id_ms(self.id)
         if made is not None:
-            yield seek_g(self.keys, self.id, made)
+            yield self._seek_g(made)
         if self.sight.later <= defaults.SCRIPT_ELEMENTS:
             yield self._set_g("later")
         if self.sight.dead <= defaults.SCRIPT_ELEMENTS:
             yield self._set_g("dead")
 
+    def _seek_g(self, ms: int) -> Flow[Found | None]:
+        """In ready, where what came there at this time stands."""
+        return (yield from seek_g(self.keys, self.id, ms, most=self.most))
+
     def _scored_g(self, place: str, ms: int) -> Flow[Found | None]:
         """In later or dead, at the time that the ledger says."""
         scores = (ms - _SAME_MS, ms + _SAME_MS)
-        part = yield looks.sift_set(self.keys, self.id, place, 0, scores=scores)
+        part = yield looks.sift_set(self.keys, self.id, place, 0, scores=scores, most=self.most)
         found: Found | None = part.found
         return found
 
@@ -135,7 +144,7 @@ class Search:
             found = yield from way
             if found is not None:
                 return found
-        yield from self._recall_g()
+        yield from self.recall_g()
         self.certain = self.sight.whole or not (small or self._missed or len(self.events) > known)
         return None
 
@@ -160,7 +169,7 @@ class Search:
         """All of later or dead, by cursor."""
         cursor, looked, largest = 0, 0, 0
         while True:
-            part = yield looks.sift_set(self.keys, self.id, place, cursor, largest=largest)
+            part = yield looks.sift_set(self.keys, self.id, place, cursor, largest=largest, most=self.most)
             cursor, looked, largest = part.cursor, looked + part.looked, max(part.largest, largest // 2)
             yield from self._part_g(place, looked, part.length)
             if part.found is not None or cursor == 0:
@@ -174,7 +183,9 @@ class Search:
         """All of a list, from the left."""
         looked, largest = 0, 0
         while True:
-            part = yield looks.sift(self.keys, self.id, looked, largest=largest, left=True, key=key)
+            part = yield looks.sift(
+                self.keys, self.id, looked, largest=largest, left=True, key=key, most=self.most
+            )
             looked, largest = looked + part.looked, max(part.largest, largest // 2)
             yield from self._part_g(place, looked, part.length)
             if part.found is not None or looked >= part.length:
@@ -182,6 +193,11 @@ class Search:
                 return found
 
     # -- both ---------------------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> Event | None:
+        """What happened to it last, as far as the ledger tells; a settle that was refused changed nothing."""
+        return next((event for event in reversed(self.events) if event.event != "late"), None)
 
     def _hands_g(self, *, twice: bool = False) -> Flow[Found | None]:
         """What consumers hold, and the head of ready; and with it how the queue is. Again for consumers that came
@@ -206,7 +222,7 @@ class Search:
         start, found = 0, None
         while True:
             batch = names[start : start + _NAMES]
-            self.sight = sight = yield looks.sight(self.keys, self.id, batch)
+            self.sight = sight = yield looks.sight(self.keys, self.id, batch, most=self.most)
             self.live, self.held = self.live + sight.live, self.held + sight.held
             self.leases |= {name: registered[name] for name in batch[: sight.looked]}
             start += sight.looked
@@ -214,13 +230,24 @@ class Search:
             if start >= len(names):
                 return found
 
-    def _recall_g(self) -> Flow[None]:
+    def recall_g(self) -> Flow[None]:
         """What the ledger has told since the last time. Entries may have been let go before they were read."""
         while True:
             page = yield looks.recall(self.keys, self.id, self._last)
             self._missed |= page.oldest > self._last > (0, 0)
-            self.events += page.events
+            for event in page.events:
+                (self.rollbacks if event.event == "rollback" else self.events).append(event)
             self._last = max(self._last, page.last)
+            if page.looked < defaults.SCRIPT_ELEMENTS:
+                return
+
+    def steps_g(self) -> Flow[None]:
+        """What was written down of a message that is traced, or may be."""
+        last = (0, 0)
+        while True:
+            page = yield looks.recall(self.keys, self.id, last, key=self.keys.traces)
+            self.steps += page.events
+            last = page.last
             if page.looked < defaults.SCRIPT_ELEMENTS:
                 return
 
@@ -230,4 +257,4 @@ class Search:
         if self.report is not None:
             self.report(Progress(self.keys.queue, place, looked, of))
         if self._parts % _LEDGER_EVERY == 0:
-            yield from self._recall_g()
+            yield from self.recall_g()

@@ -74,18 +74,19 @@ class Place(NamedTuple):
     near: int
 
 
-def seek_g(keys: Keys, id: bytes, ms: int) -> Flow[Found | None]:
-    """Look for a message where those stand that came into ready at about this time (Unix ms); None: not there."""
+def seek_g(keys: Keys, id: bytes, ms: int, *, most: int = looks.HEAD) -> Flow[Found | None]:
+    """Look for a message where those stand that came into ready at about this time (Unix ms); None: not there.
+    ``most``: bytes that are read of it."""
     place = yield from around_g(keys, ms)
     if place is None:
         return None
     start = max(0, place.position - place.near)
-    found = yield from _up_g(keys, id, start, ms)
+    found = yield from _up_g(keys, id, start, ms, most=most)
     for _ in range(_PARTS):
         if found is not None or start == 0:
             break
         start, stop = max(0, start - 2 * place.near), start
-        found = yield from _up_g(keys, id, start, ms, stop)
+        found = yield from _up_g(keys, id, start, ms, stop, most=most)
     return found
 
 
@@ -115,11 +116,11 @@ def around_g(keys: Keys, ms: int) -> Flow[Place | None]:
     return Place((bracket.low + bracket.high) // 2, near)
 
 
-def _up_g(keys: Keys, id: bytes, start: int, ms: int, stop: int | None = None) -> Flow[Found | None]:
+def _up_g(keys: Keys, id: bytes, start: int, ms: int, stop: int | None = None, *, most: int) -> Flow[Found | None]:
     """Read part by part, from a position on to younger ones, until all are younger than the time."""
     largest = 0
     for _ in range(_PARTS):
-        part = yield looks.sift(keys, id, start, largest=largest)
+        part = yield looks.sift(keys, id, start, largest=largest, most=most)
         if part.found is not None:
             found: Found = part.found
             return found

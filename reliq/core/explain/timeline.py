@@ -1,12 +1,17 @@
 """What happened to a message, from its put to now, as far as it was written down: by its id, its counters, the
-ledger, its death note. What is normal is not: a claim, an ack."""
+ledger, its death note, and if it is traced, every step. Else what is normal is not: who put it, deliveries, an
+ack."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
 from typing import Final
 
 from reliq.core import envelope as env
+from reliq.core import trace
 from reliq.core.envelope import Envelope
 from reliq.core.explain.explanation import Happening
 from reliq.core.explain.looks import Event, Found
@@ -17,35 +22,80 @@ _TOLD: Final[dict[str, Callable[[str], str]]] = {
     "release": lambda _: "given back to the head of the queue",
     "bury": lambda cause: f"given up: {cause}",
     "reap": lambda how: (
-        "its consumer died with it in hand; ready again"
+        "its consumer was lost with it in hand; ready again"
         if how == "lost"
-        else "its consumer died, no handler had it; ready again"
+        else "its consumer was lost, no handler had it; ready again"
     ),
     "rollback": lambda what: f"the server has forgotten things: {what}",
+    "takeover": lambda who: f"the exclusive hold of {who} was ended: its lease was over",
+    "mismatch": lambda what: f"an exclusive holder has removed nothing: {what}",
     "late": lambda verb: f"a late {verb} was refused: the lease was over",
+    "call off": lambda word: (
+        f"cancelled while it was in hand: {word}" if word else "cancelled while it was in hand"
+    ),
+    "cancel": lambda word: f"cancelled: {word}" if word else "cancelled",
+    "replace": lambda other: f"not handled: {other} took its place",
+    "reschedule": lambda due: f"given another time: {_utc(due)}",
     "revive": lambda cause: f"put back by a person, after {cause}" if cause else "put back by a person",
     "discard": lambda cause: f"removed by a person, after {cause}" if cause else "removed by a person",
     "restore": lambda cause: f"imported as a dead letter: {cause}" if cause else "imported as a dead letter",
 }
 
 
-def timeline(id: bytes, events: list[Event], found: Found | None) -> tuple[Happening, ...]:
-    """The happenings, oldest first."""
+def _utc(ms: str) -> str:
+    """``2030-01-31T08:00:00.000Z``"""
+    with suppress(ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(int(ms) / 1000, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return ms
+
+
+def timeline(
+    id: bytes, events: list[Event], found: Found | None, steps: Sequence[Event] = ()
+) -> tuple[Happening, ...]:
+    """The happenings, oldest first; ``steps``: those of a traced message."""
     message = found.message if found is not None else None
-    told = [Happening(e.ms, e.event, e.consumer, _tell(e)) for e in events]
-    if message is not None:
+    told = [Happening(e.ms, e.event, e.consumer, tell(e)) for e in events]
+    if message is not None and not any(step.event == trace.FAIL for step in steps):
         _add_error(told, message)
     if found is not None and found.place == "dead" and not any(e.event in ("bury", "restore") for e in events):
         note = found.note
         told.append(
             Happening(found.score, "bury", str(note.get("worker") or ""), f"given up: {note.get('cause')}")
         )
-    return (*_put(id, message), *told)
+    stepped = [_step(step) for step in steps]
+    put = [] if any(step.event == "put" for step in steps) else [*_put(id, message)]
+    return (*put, *_merged(told, stepped))
 
 
-def _tell(event: Event) -> str:
-    tell = _TOLD.get(event.event)
-    return tell(event.detail) if tell else f"{event.event} {event.detail}".strip()
+def _merged(told: list[Happening], steps: list[Happening]) -> Iterator[Happening]:
+    """By time, each in its own order. Within one ms a message is delivered again after what brought it back."""
+    events, before = deque(told), ""
+    for step in steps:
+        again = step.event == trace.DELIVER and before in (trace.DELIVER, trace.FAIL)
+        while events and events[0].at < step.at + again:
+            yield events.popleft()
+        yield step
+        before = step.event
+    yield from events
+
+
+def _step(step: Event) -> Happening:
+    """One of a traced message."""
+    at, detail = trace.read(step.event, step.ms, step.detail)
+    by, consumer = (step.consumer, "") if step.event == trace.PUT else ("", step.consumer)
+    told = {
+        trace.PUT: f"put by {by} {detail}".rstrip(),
+        trace.DELIVER: f"delivered to a handler, attempt {detail}",
+        trace.FAIL: f"failed: {detail}",
+        trace.ACK: f"acked, {detail} ms after that" if detail else "acked",
+    }
+    return Happening(at, step.event, consumer, told.get(step.event, f"{step.event} {detail}".rstrip()))
+
+
+def tell(event: Event) -> str:
+    """An entry of the ledger in words."""
+    told = _TOLD.get(event.event)
+    return told(event.detail) if told else f"{event.event} {event.detail}".strip()
 
 
 def _put(id: bytes, message: Envelope | None) -> Iterator[Happening]:

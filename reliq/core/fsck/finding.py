@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -17,7 +16,7 @@ from reliq.core.words import duration, number
 from reliq.errors import ReliqError
 
 _DEDUPE: Final = scripts.load("dedupe", after="places")
-_ENTOMB: Final = scripts.load("entomb", after="places")
+_ENTOMB: Final = scripts.load("entomb", after=("envelope", "unique", "places"))
 _SET_ASIDE: Final = scripts.load("set_aside")
 _HANDS: Final = scripts.load("hands")
 
@@ -178,7 +177,7 @@ class Unreadable(Finding):
         element = self.element if whole else env.pack(bytes.fromhex(self.id), self.element, {"r": True})
         note = {"id": self.id, "cause": self.cause, "worker": self.context.who, "error": env.storable(self.reason)}
         words = (self.id, self.cause, self.element, self.spot.hint, env.join_note(note, element))
-        return self._script(_ENTOMB, (self.spot.key, k.dead, k.events, k.stats), do, *words)
+        return self._script(_ENTOMB, (self.spot.key, k.dead, k.events, k.stats, k.uniques), do, *words)
 
     def look_g(self) -> Flow[bool]:
         return bool((yield self._command(False)))
@@ -320,9 +319,6 @@ class OfConsumer(Finding):
         if reaped.status == "waiting":
             wait = duration(c.lease * 1000)
             raise ReliqError(f"the server has not been up for one lease; say the same again in {wait}")
-        if reaped.status in ("adopted", "forgotten"):
-            with suppress(ReliqError):
-                yield _note(c.keys, {"adopted": "adopt", "forgotten": "forget"}[reaped.status], self.consumer)
         return moved > 0 or reaped.status in ("adopted", "forgotten")
 
 
@@ -449,9 +445,3 @@ def about(context: Context, consumer: str, hands: Hands) -> Iterator[OfConsumer]
     if stale._is_so(hands):
         stale.seen = hands
         yield stale
-
-
-def _note(keys: Keys, event: str, consumer: str) -> Command:
-    """One line in the ledger."""
-    words = ("MAXLEN", "~", defaults.LEDGER_LENGTH, "*", "event", event, "id", "", "consumer", consumer)
-    return Command("XADD", (keys.events,), (*words, "detail", "fsck"), queue=keys.queue)

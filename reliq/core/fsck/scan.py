@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from reliq.core import dead, ops
+from reliq.core import beside, dead, ops
 from reliq.core import envelope as env
 from reliq.core.codec import CODECS, Codec, decode
 from reliq.core.command import Command, Flow
 from reliq.core.flows import all_of
+from reliq.core.fsck.bodies import Bodies, Bodiless, ticket_of
 from reliq.core.fsck.finding import (
     BadNote,
     Context,
@@ -30,16 +31,16 @@ from reliq.core.fsck.finding import (
     about,
     hands_of,
 )
+from reliq.core.fsck.uniques import Held
 from reliq.core.keys import Keys
 from reliq.core.walk import ListWalk, SortedWalk
 from reliq.errors import DecodeError
 
 #: Findings of one kind that one scan keeps, with their bytes; the next scan finds the others.
 MOST: Final = 1000
-_BELL: Final = b"\xc1rlq\0"
 _BOXES: Final = 256
 #: What the keys hold whose part begins like this.
-_KINDS: Final = {"inbox:": "list", "doing:": "list", "session:": "hash", "seen:": "string"}
+_KINDS: Final = {"inbox:": "list", "doing:": "list", "session:": "hash", "seen:": "string", "unique:": "string"}
 #: Where a copy is kept rather than in the next ones: the further it is in its life.
 _FURTHER: Final = ("doing", "inbox", "ready", "later", "dead")
 
@@ -90,6 +91,8 @@ class Scan:
         self._boxes = [array("Q") for _ in range(_BOXES)]
         self._wrong: set[str] = set()
         self._unreadable = 0
+        self._bodies = Bodies(context)
+        self._held = Held(context)
         self.looked = Looked()
 
     def suspicions_g(self) -> Flow[list[Finding]]:
@@ -99,8 +102,13 @@ class Scan:
         found += of_keys
         names, of_consumers = yield from self._consumers_g(with_lists)
         found += of_consumers
+        if self._keys.uniques not in self._wrong:
+            yield from self._held.read_g()
         for spot in self._spots(names):
             found += yield from self._entries_g(spot)
+        found += self._bodies.orphans(MOST)
+        found += self._held.left(MOST)
+        self.looked.whole = self.looked.whole and self._bodies.alone <= MOST
         return found + (yield from self._duplicates_g(names))
 
     # -- keys ---------------------------------------------------------------------------------------------
@@ -108,7 +116,8 @@ class Scan:
     def _types_g(self) -> Flow[list[Finding]]:
         k = self._keys
         wanted = {k.ready: "list", k.later: "zset", k.dead: "zset", k.consumers: "zset", k.events: "stream",
-                  k.stats: "hash", k.producers: "hash"}  # fmt: skip
+                  k.traces: "stream", k.stats: "hash", k.lock: "hash", k.producers: "hash",
+                  k.uniques: "hash", k.schedules: "hash", k.ticks: "zset"}  # fmt: skip
         return (yield from self._wrong_types_g(wanted))
 
     def _wrong_types_g(self, wanted: dict[str, str]) -> Flow[list[Finding]]:
@@ -133,7 +142,10 @@ class Scan:
                 part = self._keys.part_of(key) if key.encode() == raw else None
                 self.looked.keys += part is not None
                 kind = next((k for start, k in _KINDS.items() if part and part.startswith(start)), None)
-                if kind is not None:
+                if (name := self._keys.body_of(key)) is not None and part is not None:
+                    self._bodies.met(name)
+                    wanted[key] = "string"
+                elif kind is not None:
                     wanted[key] = kind
                     names.update(filter(None, [self._keys.consumer_of(key)]))
                 elif not self._known(key, part) and len(found) < MOST:
@@ -146,7 +158,8 @@ class Scan:
     def _known(self, key: str, part: str | None) -> bool:
         """Whether a key under our tag is ours, or that of a queue which shares the tag."""
         k = self._keys
-        ours = (k.ready, k.later, k.dead, k.consumers, k.events, k.stats, k.producers)
+        ours = (k.ready, k.later, k.dead, k.consumers, k.events, k.traces, k.stats, k.lock, k.producers, k.uniques,
+                k.schedules, k.ticks, k.purging("ready"), k.purging("later"))  # fmt: skip
         if key in ours or (part is not None and part.startswith("aside:")) or part == "ready":
             return True
         behind = key.removeprefix(k.tagged)
@@ -190,15 +203,19 @@ class Scan:
                 if env.is_envelope(element):
                     mark = _mark(element)
                     self._boxes[mark % _BOXES].append(mark)
-                if (finding := self._judge(entry)) is not None:
+                    self._held.met(element)
+                missed = self._bodies.are_missed_by(element)
+                if (finding := self._judge(entry, bodiless=missed)) is not None:
                     self.looked.whole = self.looked.whole and len(found) < MOST
                     if len(found) < MOST:
                         found.append(finding)
         return found
 
-    def _judge(self, entry: Entry) -> Finding | None:
+    def _judge(self, entry: Entry, *, bodiless: bool) -> Finding | None:
         """What cannot be read in ready and later; what is in hands its consumer judges."""
         spot, number = entry.spot, self._unreadable
+        if bodiless and spot.state in ("ready", "later"):
+            return self._without_body(entry)
         if spot.state == "dead":
             letter = dead.Letter.read(entry.value, "0")
             if letter.cause != dead.BAD_NOTE or letter.start:
@@ -215,6 +232,12 @@ class Scan:
         kind = BadNote if spot.state == "dead" else Unreadable
         return kind(self._context, spot.key, spot, entry.value, *problem, number)
 
+    def _without_body(self, entry: Entry) -> Finding:
+        body = beside.key_of(self._keys, ticket_of(entry.value) or b"")
+        problem = (beside.MISSING, f"there is no body at {body}")
+        self._unreadable += 1
+        return Bodiless(self._context, entry.spot.key, entry.spot, entry.value, *problem, self._unreadable, body)
+
     def _problem(self, element: bytes) -> tuple[str, str] | None:
         try:
             if not env.is_envelope(element):
@@ -222,6 +245,8 @@ class Scan:
             else:
                 found = env.unpack(element)
                 meta, body = found.meta, found.body
+            if beside.ticket_of(meta) is not None:
+                return None
             if self._codec is not None and self._raw_codec is not None and self._speaks(meta):
                 decode(meta, body, self._codec, self._raw_codec)
         except DecodeError as error:
@@ -294,7 +319,7 @@ class _Walk:
         """The next entries; bells are none."""
         if self._list is not None:
             found = yield from self._list.step_g()
-            return [Entry(self._spot._replace(place=place), e) for place, e in found if e != _BELL]
+            return [Entry(self._spot._replace(place=place), e) for place, e in found if e != env.BELL]
         assert self._sorted is not None
         members = yield from self._sorted.step_g()
         return [Entry(self._spot, member.value) for member in members]

@@ -58,3 +58,17 @@ local function remove(key, element, place)
     take_out(key, place)
   end
 end
+
+-- Whether what stands at this place of ready is in the hands of who holds the queue for himself alone: he leaves his
+-- batch at the right end, and it must be there when he settles it.
+local function in_batch(ready, place, stats, consumers, lock)
+  local holder = redis.call('HGET', stats, 'exclusive')
+  if not holder then
+    return false
+  end
+  local t = redis.call('TIME')
+  local ends = redis.call('ZSCORE', consumers, holder)
+  local count = tonumber(redis.call('HGET', lock, 'count') or '0')
+  return ends and tonumber(ends) > t[1] * 1000 + math.floor(t[2] / 1000)
+    and redis.call('LLEN', ready) - place <= count
+end

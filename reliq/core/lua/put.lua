@@ -4,33 +4,83 @@
 --   marker does the same for anybody. Refused under out-of-memory before anything is written. A repeat changes
 --   nothing, but it is a write (of what stands there), so that a WAIT behind it waits for the first time too.
 -- KEYS  1 ready  2 producers (HASH producer -> sequence, and ":ms" if a sweep has found it idle)
---       unless it is plainly for now: 3 later  4 consumers  5 marker (optional)
+--       unless it is plainly for now: 3 later  4 consumers  5 traces  then, as far as ARGV 10, 5 and 9 ask for them,
+--       who has the key that is unique (a field of a HASH, or for a time a string), the marker, the body
 -- ARGV  1 producer  2 sequence
---       with KEYS 3: 3 'ready' | 'in' | 'at'  4 ms of delay, or Unix ms  5 dedupe window, ms
+--       with KEYS 3: 3 'ready' | 'in' | 'at'  4 ms of delay, or Unix ms  5 dedupe window, ms (0: there is no marker)
+--       6 ids (hex, separated by spaces) of those that are traced  7 who puts, 8 by which program
+--       9 1 if the body of the only element lies beside the list, where it was brought before, to last from here on
+--       10 '' or, if it is unique (core/unique.py), msgpack of {'skip' | 'replace' | 'extend', ms (0: as long as the
+--         message says), key, id (hex)}
 --       .. elements, the first put first
--- Returns 1 accepted | 0 this was here before
+-- Returns 1 accepted | 0 this was here before | -1 nothing was done: that body is not there, -2: the queue takes none
+--   | {'kept', id}: that one has the key, nothing was put | {'replaced', id}: accepted, and that one gives way
 -- Cost  O(elements); at most 1,000 elements or 256 kB a call, one larger element goes alone
-local seen = redis.call('HGET', KEYS[2], ARGV[1])
-local mark = KEYS[5] and redis.call('GET', KEYS[5])
+local record = redis.call('HMGET', KEYS[2], ARGV[1], ':closed')
+local seen, full = record[1], KEYS[3]
 local last = seen and (tonumber(seen) or tonumber(string.match(seen, '^%d+')))
 local repeated = last and tonumber(ARGV[2]) <= last
+if not (full or repeated or record[2]) then -- as most puts are
+  redis.call('LPUSH', KEYS[1], unpack(ARGV, 3))
+  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+  return 1
+end
+
+local unique = full and ARGV[10] ~= '' and cmsgpack.unpack(ARGV[10])
+local marker = full and ARGV[5] ~= '0' and KEYS[unique and 7 or 6]
+local body = full and ARGV[9] == '1' and KEYS[#KEYS]
+local mark = marker and redis.call('GET', marker)
 if repeated or mark then
   redis.call('HDEL', KEYS[2], '') -- allowed when out of memory; so is what follows
   if repeated then
     redis.call('HSET', KEYS[2], ARGV[1], seen)
   else
-    redis.call('SET', KEYS[5], mark, 'KEEPTTL')
+    redis.call('SET', marker, mark, 'KEEPTTL')
+  end
+  if body and redis.call('PTTL', body) >= 0 then -- that of a message is made to last
+    redis.call('UNLINK', body)
   end
   return 0
 end
-if not KEYS[3] then
-  redis.call('LPUSH', KEYS[1], unpack(ARGV, 3))
-elseif ARGV[3] == 'ready' then
-  if KEYS[5] then
-    redis.call('LLEN', KEYS[1]) -- of the wrong type? then fail before the first write
-    redis.call('SET', KEYS[5], '1', 'PX', ARGV[5])
+
+if record[2] then
+  return -2
+end
+
+local other, how, ms, key, id
+if unique then
+  how, ms, key, id = unpack(unique)
+  if ms == 0 then
+    other = redis.call('HGET', KEYS[6], '+' .. key)
+  else
+    other = redis.call('GET', KEYS[6])
   end
-  redis.call('LPUSH', KEYS[1], unpack(ARGV, 6))
+  if other and how ~= 'replace' then
+    redis.call('HDEL', KEYS[2], '')
+    if how == 'extend' then
+      redis.call('PEXPIRE', KEYS[6], ms)
+    end
+    if body and redis.call('PTTL', body) >= 0 then
+      redis.call('UNLINK', body)
+    end
+    return {'kept', other}
+  end
+end
+
+if body and redis.call('EXISTS', body) == 0 then
+  return -1
+end
+
+local function mark_it()
+  if marker then
+    redis.call('SET', marker, '1', 'PX', ARGV[5])
+  end
+end
+
+local idle = redis.call('LLEN', KEYS[1]) == 0 -- a wrong type fails here, before the first write
+if ARGV[3] == 'ready' then
+  mark_it()
+  redis.call('LPUSH', KEYS[1], unpack(ARGV, 11))
 else
   local t = redis.call('TIME')
   local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -38,13 +88,10 @@ else
   if ARGV[3] == 'in' then
     due = now + due
   end
-  local idle = redis.call('LLEN', KEYS[1]) == 0
   local head = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
   local live = redis.call('ZCOUNT', KEYS[4], now, '+inf') -- before the first write: it may fail
-  if KEYS[5] then
-    redis.call('SET', KEYS[5], '1', 'PX', ARGV[5])
-  end
-  for i = 6, #ARGV do
+  mark_it()
+  for i = 11, #ARGV do
     redis.call('ZADD', KEYS[3], due, ARGV[i])
   end
   -- Idle consumers sleep until what was due first. If this is due sooner, one of them must know.
@@ -52,5 +99,24 @@ else
     redis.call('LPUSH', KEYS[1], '\193rlq\0')
   end
 end
+if unique and ms > 0 then
+  redis.call('SET', KEYS[6], id, 'PX', ms)
+elseif unique then
+  redis.call('HSET', KEYS[6], '+' .. key, id)
+  redis.call('HDEL', KEYS[6], '-' .. id) -- an id of the user's own may have been put, and replaced, before
+  if other and other ~= id then
+    redis.call('HSET', KEYS[6], '-' .. other, id)
+  end
+end
+if body then
+  redis.call('PERSIST', body) -- not before: it is allowed when out of memory, and would let the message in
+end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+for id in string.gmatch(ARGV[6], '%x+') do
+  redis.pcall('XADD', KEYS[5], 'MAXLEN', '~', '10000', '*', 'event', 'put', 'id', id, 'consumer', ARGV[7],
+    'detail', ARGV[8])
+end
+if other and other ~= id then
+  return {'replaced', other}
+end
 return 1

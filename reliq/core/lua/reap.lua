@@ -3,9 +3,10 @@
 -- Guarantee: safe in any number at once and any number of times: it moves only what is there, and only if
 --   the lease is over by the server's clock (or the caller saw the process die). Elements of the inbox
 --   never reached a handler and count nothing. Undecodable elements go back as they are; nothing stops it.
---   A message that has now been lost as often as the limit says is dead-lettered as POISON.
+--   A message that has now been lost as often as the limit says is dead-lettered as POISON. One that somebody has
+--   cancelled meanwhile (marks.lua) is gone.
 --   No lease counts as over before the server has been up (or primary) for one whole lease.
--- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 dead  7 events  8 stats
+-- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 dead  7 events  8 stats  9 uniques
 -- ARGV  1 consumer  2 'lease' | 'dead' (its process was seen to die: the name is marked, for good)
 --       3 losses before POISON  4 lease of the caller, ms  5 server run id ('' if unknown)
 --       6 most elements  7 most bytes  8 how long an empty registration stays, ms
@@ -13,7 +14,7 @@
 -- Returns {'alive' | 'waiting' | 'adopted' | 'forgotten' | 'reaped', returned, buried, 1 if more is left}
 --   adopted: lists without a registration were given one, with a lease from now
 -- Cost  O(elements), at most as ARGV 6 and 7 say; newest first, so that a rest stays in order
-local READY, INBOX, DOING, CONSUMERS, SESSION, DEAD, EVENTS, STATS = unpack(KEYS)
+local READY, INBOX, DOING, CONSUMERS, SESSION, DEAD, EVENTS, STATS, UNIQUES = unpack(KEYS)
 local name, how, limit, budget = ARGV[1], ARGV[2], tonumber(ARGV[6]), tonumber(ARGV[7])
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -22,9 +23,14 @@ redis.call('LLEN', READY)
 redis.call('ZCARD', DEAD)
 local in_inbox, in_doing = redis.call('LLEN', INBOX), redis.call('LLEN', DOING)
 local score = redis.call('ZSCORE', CONSUMERS, name)
-local lease = tonumber(redis.call('HGET', SESSION, 'lease') or ARGV[4])
+local record = redis.call('HMGET', SESSION, 'lease', 'cancel')
+local lease, marks = tonumber(record[1] or ARGV[4]), marks_of(record[2])
 local server = redis.call('HMGET', STATS, 'server', 'server_since')
 redis.call('ZREM', CONSUMERS, '') -- allowed when out of memory; from here on everything is
+
+local function note(event, id, extra)
+  redis.pcall('XADD', EVENTS, 'MAXLEN', '~', '10000', '*', 'event', event, 'id', id, 'consumer', name, 'detail', extra)
+end
 
 if how == 'lease' then
   if score and tonumber(score) > now then
@@ -42,15 +48,19 @@ if how == 'lease' then
       return {'alive', 0, 0, 0}
     end
     redis.call('ZADD', CONSUMERS, now + lease, name)
+    note('adopt', '', in_inbox + in_doing .. ' held')
     return {'adopted', 0, 0, 0}
   end
   if in_inbox + in_doing == 0 and tonumber(score) < now - tonumber(ARGV[8]) then
     redis.call('ZREM', CONSUMERS, name)
     redis.call('DEL', SESSION)
+    note('forget', '', '')
     return {'forgotten', 0, 0, 0}
   end
 else
-  redis.call('HSET', SESSION, 'dead', now)
+  if redis.call('HSET', SESSION, 'dead', now) == 1 then
+    note('die', '', in_doing .. ' in hand')
+  end
   if not score or tonumber(score) > now then
     redis.call('ZADD', CONSUMERS, now, name) -- visited by every sweep from now on
   end
@@ -62,16 +72,12 @@ end
 -- Now, as something will move: an error after the first move would leave it undone.
 local epoch = redis.call('HINCRBY', SESSION, 'epoch', 1)
 
-local function note(event, id, extra)
-  redis.pcall('XADD', EVENTS, 'MAXLEN', '~', '10000', '*', 'event', event, 'id', id, 'consumer', name, 'detail', extra)
-end
-
-local returned, buried, bytes = 0, 0, 0
+local returned, buried, cancelled, bytes = 0, 0, 0, 0
 
 -- Take up to the limit from the right (newest) end of a list; give() says where each one goes, and before they are
 -- gone from here, done() has them all there.
 local function take(list, give, done)
-  local seen, n = from_right(list, limit - returned, budget - bytes), 0
+  local seen, n = from_right(list, limit - returned, budget - bytes, string.len), 0
   for i = 1, #seen do
     if bytes > 0 and bytes + #seen[i] > budget then
       break
@@ -92,43 +98,61 @@ take(INBOX, function(element)
 end, function() end)
 
 if redis.call('LLEN', INBOX) == 0 and returned < limit then
-  local exact, started = ARGV[9] == '1', {}
+  local exact, poison, started = ARGV[9] == '1', tonumber(ARGV[3]), {}
   for i = 10, #ARGV do
     started[ARGV[i]] = true
   end
-  local going = {}
+  local going, lost, spared = {}, {}, {}
   local function go(element)
     going[#going + 1] = element
     returned = returned + 1
   end
   take(DOING, function(element)
-    if not whole(element) or string.byte(element, 5) ~= 1 then
+    local id = whole(element) and to_hex(element, 24)
+    if marks and marks[id] then
+      note_cancel(EVENTS, id, marks[id])
+      free(UNIQUES, element)
+      marks[id], cancelled = nil, cancelled + 1
+      return
+    end
+    if not id or byte(element, 5) ~= 1 then
       go(element)
       return
     end
-    local id = to_hex(string.sub(element, 24, 39))
     local was_lost = not exact or started[id] == true
     local back = bump(element, was_lost)
-    if was_lost and lost_count(back) >= tonumber(ARGV[3]) then
+    if was_lost and lost_count(back) >= poison then
       local why = cmsgpack.pack({
         id = id, cause = 'POISON', at = now, worker = name,
         error = 'its worker died ' .. lost_count(back) .. ' times while handling it',
         n = epoch * 1000 + buried, -- equal members of a sorted set are one, equal messages are several
       })
       redis.call('ZADD', DEAD, now, why .. back)
+      free(UNIQUES, back)
       note('bury', id, 'POISON')
       buried = buried + 1
     else
-      note('reap', id, was_lost and 'lost' or 'not in hand')
+      local ids = was_lost and lost or spared
+      ids[#ids + 1] = id
       go(back)
     end
   end, function()
     if #going > 0 then
       redis.call('RPUSH', READY, unpack(going))
     end
+    -- One entry for all of them: they would push everything else out of the ledger, and take longer than the rest.
+    for detail, ids in pairs({lost = lost, ['not in hand'] = spared}) do
+      if #ids > 0 then
+        note('reap', table.concat(ids, ' '), detail)
+      end
+    end
   end)
 end
 
+if cancelled > 0 then
+  keep_marks(SESSION, marks)
+  redis.pcall('HINCRBY', STATS, 'cancel', cancelled)
+end
 if returned > 0 then
   redis.pcall('HINCRBY', STATS, 'reap', returned)
 end

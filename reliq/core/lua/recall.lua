@@ -1,4 +1,4 @@
--- recall: what the ledger tells of one message.
+-- recall: what the ledger tells of one message, and when the server has forgotten things.
 --
 -- Guarantee: it only reads; a ledger of the wrong type tells nothing, and stops nobody.
 -- KEYS  1 events
@@ -17,7 +17,8 @@ for _, entry in ipairs(page) do
   for i = 1, #told, 2 do
     field[told[i]] = told[i + 1]
   end
-  if field.id == ARGV[1] then
+  -- A reap names all that it brought back; a rollback may be about any message.
+  if field.event == 'rollback' or (field.id and string.find(field.id, ARGV[1], 1, true)) then
     found[#found + 1] = {entry[1], field.event or '', field.consumer or '', field.detail or ''}
   end
 end

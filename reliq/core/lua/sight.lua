@@ -6,7 +6,8 @@
 -- ARGV  1 id, 16 bytes  2 most elements  3 most bytes  4 most bytes of a match  5.. consumers
 -- Returns {server ms, ready, later, dead, registered, looked at: so many of the consumers named, live ones of these,
 --   messages in their hands, 1 if whole, id (hex) of the head of ready, stats {server_since, sampled_before, sampled,
---   ack, retry, bury, reap}, matches {{place, consumer, position or score, size, first bytes}, ...}}
+--   ack, retry, bury, reap, paused, rate, burst, concurrency},
+--   matches {{place, consumer, position or score, size, first bytes}, ...}}
 -- Cost  O(elements), at most as ARGV 2 and 3 say, or one processing list
 local READY, LATER, DEAD, CONSUMERS, STATS = unpack(KEYS)
 local id, left, budget, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -56,7 +57,7 @@ end
 -- The head of ready; a bell (put.lua) is no message.
 local head, bells = '', 0
 if left > 0 and budget > 0 then
-  local seen = from_right(READY, left, budget)
+  local seen = from_right(READY, left, budget, string.len)
   for i, element in ipairs(seen) do
     left, budget = left - 1, budget - #element
     if element == BELL then
@@ -98,7 +99,8 @@ end)
 
 local registered = redis.call('ZCARD', CONSUMERS)
 complete = complete and registered == #ARGV - 4
-local fields = {'server_since', 'sampled_before', 'sampled', 'ack', 'retry', 'bury', 'reap'}
+local fields = {'server_since', 'sampled_before', 'sampled', 'ack', 'retry', 'bury', 'reap', 'paused', 'rate', 'burst',
+  'concurrency'}
 return {
   now, ready - bells, later, dead, registered, looked, live, held, complete and 1 or 0, head,
   redis.call('HMGET', STATS, unpack(fields)), matches,

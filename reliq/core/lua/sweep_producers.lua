@@ -12,6 +12,9 @@ local page, touched = redis.call('HRANDFIELD', KEYS[1], ARGV[1], 'WITHVALUES'), 
 redis.call('HDEL', KEYS[1], '') -- allowed when out of memory; so is what follows
 for i = 1, #page, 2 do
   local since = tonumber(string.match(page[i + 1], ':(%d+)$'))
+  if page[i] == ':closed' then -- no producer: the queue takes no puts (gate.lua)
+    since = now
+  end
   if not since then
     redis.call('HSET', KEYS[1], page[i], page[i + 1] .. ':' .. now)
     touched = touched + 1

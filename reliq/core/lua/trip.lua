@@ -7,6 +7,7 @@
 --   wrong type stands before the first write, and the first write is one that Redis allows when it is
 --   out of memory, which lets the rest through: a full Redis can be drained.
 -- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 later  7 dead  8 events  9 stats
+--       10 traces, if there are steps of traced messages; then the bodies that 'drop' names
 -- ARGV  1 consumer  2 trip number  3 lease, ms  4 reap epoch as known ('' at first)  5 messages in hand
 --       6 free slots  7 what to do with suspects (messages that a consumer died with):
 --         'alone' take one only with empty hands | 'decline' pass over them | 'beside' take one beside others
@@ -16,11 +17,19 @@
 --         'retry'   element, element that goes back, ms of delay
 --         'release' element, element that goes back, ''   (newest first: they go to the head)
 --         'bury'    element, member for dead, cause
--- Returns {'ok' | 'again' | 'stale' | 'dead', server ms, reap epoch, late settles (indexes from 0),
---   1 if elements is the whole processing list and not only what is new, 1 if suspects wait,
+--         'trace'   id (hex), event, detail: a step of a traced message, which is no settle and not counted as one;
+--                   that it was acked is not true if the ack is late
+--         'drop'    id (hex), key of its body, '': goes with an ack, and is no settle either; not if the ack is late.
+--                   Also with another settle of a message that is cancelled, if that ends it
+--         'free'    id (hex), what it is unique by, the HASH that says so (the last of KEYS): likewise, with any
+--                   settle, if that ends it
+-- Returns {'ok' | 'again' | 'stale' | 'dead' | 'held', server ms, reap epoch, late settles (indexes from 0),
+--   1 if elements is the whole processing list and not only what is new, 1 if suspects wait (or why nothing more
+--   was claimed: -1 the queue is paused, less: minus so many ms, until which a limit stands in the way),
 --   other live consumers (counted only if suspects wait, else -1), ms until something is due (-1: nothing),
---   a duty to sweep (1: reap recently ended leases, 2: visit all dead names and look for strays), elements,
---   messages that are still ready, number of the trip before as it is known here}
+--   a duty (1: reap recently ended leases, 2: visit all dead names and look for strays, 3: fire ticks), elements,
+--   messages that are still ready, number of the trip before as it is known here; then an order (order.lua) and the
+--   ids (hex, spaces between) of messages in hand that are cancelled (marks.lua), as far as there are any}
 -- Cost  O(settled + promoted + claimed + in hand), each bounded by ~1,000 elements or 256 kB
 local READY, INBOX, DOING, CONSUMERS, SESSION, LATER, DEAD, EVENTS, STATS = unpack(KEYS)
 local name, trip, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -28,7 +37,7 @@ local want, suspects_mode, budget = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[9]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 
-local session = redis.call('HMGET', SESSION, 'trip', 'late', 'epoch', 'dead', 'leaving')
+local session = redis.call('HMGET', SESSION, 'trip', 'late', 'epoch', 'dead', 'leaving', 'order', 'cancel')
 local last, epoch = tonumber(session[1] or '0'), session[3] or '0'
 if session[4] or session[5] then -- declared dead, or it has said goodbye
   return {'dead', now, epoch, {}, 0, 0, -1, -1, 0, {}, 0, last}
@@ -38,12 +47,18 @@ if trip < last then
 end
 
 -- Reads that fail on a wrong type, before the first write.
-redis.call('LLEN', READY)
-redis.call('LLEN', INBOX)
-redis.call('LLEN', DOING)
-redis.call('ZSCORE', CONSUMERS, name)
+local ready, before = redis.call('LLEN', READY), redis.call('LLEN', DOING)
+local inbox = redis.call('LRANGE', INBOX, 0, -1)
+local leases = redis.call('ZRANGEBYSCORE', CONSUMERS, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
 redis.call('ZCARD', DEAD)
-local server = redis.call('HMGET', STATS, 'server', 'sweep_at', 'full_sweep_at')
+local server = redis.call('HMGET', STATS, 'server', 'sweep_at', 'full_sweep_at', 'exclusive', 'tick_at', 'gate')
+if server[4] then -- somebody holds the queue for himself alone (seize.lua), which he could while we slept, or were not
+  if last > 0 then
+    return {'dead', now, epoch, {}, 0, 0, -1, -1, 0, {}, 0, last}
+  end
+  local left = tonumber(redis.call('ZSCORE', CONSUMERS, server[4]) or '0') - now
+  return {'held', now, epoch, {}, 0, 0, -1, math.max(left, 0), 0, {server[4]}, 0, last}
+end
 local head = redis.call('ZRANGE', LATER, 0, 0, 'WITHSCORES')
 
 redis.call('ZREM', LATER, '') -- allowed when out of memory; from here on everything is
@@ -55,11 +70,12 @@ if trip == last then
     late[#late + 1] = tonumber(index)
   end
   local held = redis.call('LRANGE', DOING, 0, -1)
-  return {'again', now, epoch, late, 1, 0, -1, 0, 0, held, redis.call('LLEN', READY), last}
+  return {'again', now, epoch, late, 1, 0, -1, 0, 0, held, ready, last}
 end
 
-local function note(event, id, extra)
-  redis.pcall('XADD', EVENTS, 'MAXLEN', '~', '10000', '*', 'event', event, 'id', id, 'consumer', name, 'detail', extra)
+local function note(event, id, extra, stream)
+  redis.pcall('XADD', stream or EVENTS, 'MAXLEN', '~', '10000', '*', 'event', event, 'id', id, 'consumer', name,
+    'detail', extra)
 end
 
 local function id_of(element)
@@ -79,18 +95,17 @@ end
 
 -- What BLMOVE brought goes back to the head, so that there is one way to claim and not two. Before what is released:
 -- that was claimed earlier, and belongs in front of it.
-local inbox = redis.call('LRANGE', INBOX, 0, -1)
-for i = #inbox, 1, -1 do
-  redis.call('RPUSH', READY, inbox[i])
-end
 if #inbox > 0 then
+  for i = #inbox, 1, -1 do
+    ready = redis.call('RPUSH', READY, inbox[i])
+  end
   redis.call('DEL', INBOX)
 end
 
 -- Settle.
-local before = redis.call('LLEN', DOING)
-local late, acks = {}, math.abs(tonumber(ARGV[12]))
-local counts = {ack = 0, retry = 0, release = 0, bury = 0}
+local late, refused, acks = {}, {}, math.abs(tonumber(ARGV[12]))
+local counts = {ack = 0, retry = 0, release = 0, bury = 0, cancel = 0}
+local marks, stays = session[7] and marks_of(session[7]), {} -- stays: what has not ended, and what is left of it
 -- The oldest, in order: one read and one trim. What is not there is looked for.
 local oldest = tonumber(ARGV[12]) < -1 and redis.call('LRANGE', DOING, 0, acks - 1) or {}
 local trimmed = 0
@@ -106,29 +121,63 @@ for i = 13 + trimmed, 12 + acks do
     counts.ack = counts.ack + 1
   else
     late[#late + 1] = i - 13
+    refused[id_of(ARGV[i])] = true
     note('late', id_of(ARGV[i]), 'ack')
+  end
+end
+if marks then
+  for i = 13, 12 + acks do
+    local id = id_of(ARGV[i])
+    marks[id] = refused[id] and marks[id] or nil -- done is done
   end
 end
 local index = acks
 for i = 13 + acks, #ARGV, 4 do
   local verb, element, back, extra = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if redis.call('LPOS', DOING, element) then
-    if verb == 'retry' then
+  if verb == 'trace' then
+    if back ~= 'ack' or not refused[element] then
+      note(back, element, extra, KEYS[10])
+    end
+    index = index - 1
+  elseif verb == 'drop' then
+    if not refused[element] and not stays[element] then
+      redis.call('UNLINK', back)
+    end
+    index = index - 1
+  elseif verb == 'free' then
+    if not refused[element] then -- by now nothing may fail
+      if redis.pcall('HGET', extra, '+' .. back) == element then
+        redis.pcall('HDEL', extra, '+' .. back)
+      end
+      redis.pcall('HDEL', extra, '-' .. element)
+    end
+    index = index - 1
+  elseif redis.call('LPOS', DOING, element) then
+    local by = marks and marks[id_of(element)]
+    if by then
+      verb, marks[id_of(element)] = 'cancel', nil
+      note_cancel(EVENTS, id_of(element), by)
+    elseif verb == 'retry' then
       -- An equal one may wait there already (some producer pushed an envelope twice), and a sorted set would make
       -- one of the two: then this one does not wait.
       if redis.call('ZADD', LATER, 'NX', now + tonumber(extra), back) == 0 then
-        redis.call('LPUSH', READY, back)
+        ready = redis.call('LPUSH', READY, back)
       end
     elseif verb == 'release' then
-      redis.call('RPUSH', READY, back)
+      ready = redis.call('RPUSH', READY, back)
     else
       redis.call('ZADD', DEAD, now, back)
     end
     redis.call('LREM', DOING, 1, element)
     counts[verb] = counts[verb] + 1
-    note(verb, id_of(element), extra)
+    if not by then
+      stays[id_of(element)] = true
+      refused[id_of(element)] = verb ~= 'bury'
+      note(verb, id_of(element), extra)
+    end
   else
     late[#late + 1] = index
+    refused[id_of(element)] = true
     note('late', id_of(element), verb)
   end
   index = index + 1
@@ -151,7 +200,7 @@ if head[2] and tonumber(head[2]) <= now or counts.retry > 0 then
         break
       end
       bytes = bytes + #due[i]
-      redis.call('LPUSH', READY, due[i])
+      ready = redis.call('LPUSH', READY, due[i])
       redis.call('ZREM', LATER, due[i])
     end
     step = 16
@@ -160,15 +209,40 @@ if head[2] and tonumber(head[2]) <= now or counts.retry > 0 then
 end
 
 -- Claim from the right end, the oldest first.
-local in_hand = redis.call('LLEN', DOING)
-local unknown = ARGV[4] ~= epoch or before ~= tonumber(ARGV[5])
-local claimed, declined, passed, suspects = {}, {}, 0, 0
-while want > 0 and redis.call('LINDEX', READY, -1) == BELL do
-  redis.call('RPOP', READY) -- else a claim of one could come back empty while messages wait behind it
+local in_hand = before - counts.ack - counts.retry - counts.release - counts.bury - counts.cancel
+local moved, amiss = ARGV[4] ~= epoch, before ~= tonumber(ARGV[5])
+local unknown = moved or amiss
+if amiss or moved and ARGV[4] ~= '' then
+  note('reconcile', '', before .. ' in hand, ' .. ARGV[5] .. ' known')
 end
-if want > 0 then
-  local seen = from_right(READY, suspects_mode == 'decline' and want + 100 or want, budget)
-  for i, element in ipairs(seen) do
+local claimed, declined, passed, suspects = {}, {}, 0, 0
+local shut, tokens = 0, nil
+if server[6] then
+  want, shut, tokens = admit(STATS, want, now, function()
+    local lists, count = sub(DOING, 1, -#name - 1), 0
+    for _, each in ipairs(redis.call('ZRANGE', CONSUMERS, 0, -1)) do
+      count = count + redis.call('LLEN', lists .. each)
+    end
+    return count
+  end)
+end
+if want > 0 and ready > 0 then
+  local most = suspects_mode == 'decline' and want + 100 or want
+  local seen = from_right(READY, math.min(ready, most), budget, weight)
+  -- Bells first: else a claim of one could come back empty while messages wait behind it. Where messages were
+  -- cancelled there may be many, of which one trip drops some thousands.
+  local left = 5
+  while seen[1] == BELL and left > 0 do
+    local found, bells = redis.call('LPOS', READY, BELL, 'RANK', -1, 'COUNT', 0, 'MAXLEN', 1000), 0
+    while found[bells + 1] == ready - 1 - bells do
+      bells = bells + 1
+    end
+    redis.call('LTRIM', READY, 0, -bells - 1)
+    ready, left = ready - bells, left - 1
+    seen = from_right(READY, math.min(ready, most), budget, weight)
+  end
+  for i = 1, #seen do
+    local element = seen[i]
     local known = element ~= BELL and whole(element)
     local suspect = known and lost_count(element) > 0
     if element == BELL then
@@ -207,18 +281,28 @@ if want > 0 then
     redis.call('RPUSH', READY, declined[i])
     suspects = 1
   end
+  ready = ready - passed + #declined
+  spend(STATS, #claimed, now, tokens)
+end
+if shut < 0 then
+  suspects = -1
+elseif shut > 0 and ready > 0 and suspects == 0 then -- else they are in the way
+  suspects = -shut - 1
 end
 
 redis.call('HSET', SESSION, 'trip', trip, 'late', table.concat(late, ' '), 'epoch', epoch)
 if ARGV[11] ~= '' then
   redis.call('HSET', SESSION, 'who', ARGV[11], 'lease', lease)
+  if not session[1] then
+    note('start', '', ARGV[11])
+  end
 end
 
 -- When is a next trip worth making? At the next due time, or when the next lease of somebody ends.
 local soonest = head[2] and tonumber(head[2])
-local ending = redis.call('ZRANGEBYSCORE', CONSUMERS, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-if ending[2] and ending[1] ~= name and (not soonest or tonumber(ending[2]) < soonest) then
-  soonest = tonumber(ending[2]) + 1
+local ending = leases[1] == name and leases[4] or leases[1] ~= name and leases[2]
+if ending and (not soonest or tonumber(ending) < soonest) then
+  soonest = tonumber(ending) + 1
 end
 -- One consumer a second has the duty to reap leases that ended in the last minute, and every half minute
 -- (and when a worker starts) to visit all dead names and to look for lists that nobody registered.
@@ -230,9 +314,22 @@ elseif now >= tonumber(server[2] or '0') and redis.call('ZCOUNT', CONSUMERS, now
   redis.call('HSET', STATS, 'sweep_at', now + 1000)
   sweep = 1
 end
+-- Another one a second has the duty to fire ticks that are due, until that is done (fire.lua).
+local tick_at = server[5] and tonumber(server[5])
+if tick_at then
+  if sweep == 0 and now >= tick_at then
+    redis.call('HSET', STATS, 'tick_at', now + 1000)
+    sweep, tick_at = 3, now + 1000
+  end
+  if not soonest or tick_at < soonest then
+    soonest = tick_at
+  end
+end
+local told = marks and keep_marks(SESSION, marks)
 local others = suspects == 1 and redis.call('ZCOUNT', CONSUMERS, '(' .. now, '+inf') - 1 or -1
 return {
   'ok', now, epoch, late, unknown and 1 or 0, suspects, others,
   soonest and math.max(soonest - now, 0) or -1, sweep,
-  unknown and redis.call('LRANGE', DOING, 0, -1) or claimed, redis.call('LLEN', READY), last,
+  unknown and redis.call('LRANGE', DOING, 0, -1) or claimed, ready, last,
+  session[6] or told and '' or nil, told or nil, -- nil: the reply ends before it
 }

@@ -1,0 +1,25 @@
+-- Shared by the scripts by which messages end: what one was unique by is free. (With envelope.lua before it.)
+
+-- The id and the key of a message that holds one until its end or its start, as its meta tells.
+local function unique_of(e)
+  if #e < 41 or byte(e, 5) ~= 1 or byte(e, 40) == 128 then
+    return nil
+  end
+  local fine, _, meta = pcall(cmsgpack.unpack_one, e, 39)
+  local found = fine and type(meta) == 'table' and meta.u
+  if type(found) == 'table' and type(found[1]) == 'string' then
+    return to_hex(e, 24), found[1]
+  end
+end
+
+-- Only what is its own; nothing may fail here, since the message has gone by now.
+local function free(uniques, e)
+  local id, key = unique_of(e)
+  if not id then
+    return
+  end
+  if redis.pcall('HGET', uniques, '+' .. key) == id then
+    redis.pcall('HDEL', uniques, '+' .. key)
+  end
+  redis.pcall('HDEL', uniques, '-' .. id)
+end

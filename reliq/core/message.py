@@ -1,0 +1,137 @@
+"""A message in somebody's hands, and what is to become of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from reliq.core import envelope as env
+from reliq.core import trace
+from reliq.core.command import Arg
+from reliq.core.envelope import Envelope
+
+if TYPE_CHECKING:
+    from reliq.core.consumer import ConsumerState
+
+ACK, RETRY, RELEASE, BURY = "ack", "retry", "release", "bury"
+
+
+class Message:
+    """A claimed message: the bytes that stand in Redis and the decoded body; the rest is read when asked for.
+    ``traced``: every step of it is written down.
+
+    ``state``: the consumer that claimed it. ``lost`` turns True when the lease is gone, ``minded`` when somebody
+    has it in hand, who will settle it, or when it is being settled. ``known``: the envelope, once it was decoded;
+    without it, it is a plain one (which has no meta).
+    """
+
+    __slots__ = ("body", "element", "known", "lost", "minded", "state")
+    traced: ClassVar[bool] = False
+
+    def __init__(self, element: bytes, body: Any, state: ConsumerState, envelope: Envelope | None = None) -> None:
+        self.element = element
+        self.body = body
+        self.state = state
+        self.lost = False
+        self.minded = False
+        self.known = envelope
+
+    def handed_over(self, clock: Callable[[], float]) -> None:
+        """It gets into the hands of a handler, and nothing is written down of that."""
+
+    def done(self) -> None:
+        """Its handler is through, and nothing is written down of that."""
+
+    @property
+    def envelope(self) -> Envelope:
+        """The element, decoded."""
+        if self.known is None:
+            self.known = env.unpack(self.element, verified=True)
+        return self.known
+
+    @property
+    def suspect(self) -> bool:
+        """Whether a consumer has died with this message."""
+        return self.element[env.LOST_AT] > 0
+
+    @property
+    def id(self) -> str:
+        """Its id, 32 hex digits."""
+        return self.envelope.id.hex()
+
+    @property
+    def queue(self) -> str:
+        """The name of its queue."""
+        return self.state.keys.queue
+
+    @property
+    def consumer(self) -> str:
+        """The name under which it was claimed, or under which that consumer goes on."""
+        return self.state.name
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1."""
+        return self.envelope.attempt
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits: the trace id at the put, or the message's own id if there was none."""
+        carried = self.envelope.meta.get("t")
+        return carried if isinstance(carried, str) else self.id
+
+
+class Traced(Message):
+    """A message of which every step is written down (see ``reliq.core.trace``)."""
+
+    __slots__ = ("_clock", "_since", "_took")
+    traced: ClassVar[bool] = True
+
+    def __init__(self, element: bytes, body: Any, state: ConsumerState, envelope: Envelope | None = None) -> None:
+        super().__init__(element, body, state, envelope)
+        self._clock: Callable[[], float] | None = None
+        self._since = 0.0
+        self._took: float | None = None
+        state.traced[element] = self
+
+    def handed_over(self, clock: Callable[[], float]) -> None:
+        """It gets into the hands of a handler; ``clock`` gives seconds."""
+        self._clock, self._since = clock, clock()
+        self.step(trace.DELIVER, str(self.attempt))
+
+    def done(self) -> None:
+        """Its handler is through: so long it had it in hand."""
+        if self._clock is not None:
+            self._took = self._clock() - self._since
+
+    def step(self, event: str, detail: str) -> None:
+        """Have a step written down by the next trip."""
+        if self._clock is not None:
+            self.state.steps.append(trace.Step(event, self.id, detail, self._clock(), self._clock))
+
+    @property
+    def took_ms(self) -> str:
+        """So long it was in the hands of its handler, if that is through."""
+        return "" if self._took is None else f"{self._took * 1000:.1f}"
+
+
+class Settle:
+    """One thing to tell Redis about a message, and, after the trip, whether it was accepted."""
+
+    __slots__ = ("accepted", "back", "detail", "message", "on_settled", "verb")
+
+    def __init__(
+        self,
+        verb: str,
+        message: Message,
+        back: bytes = b"",
+        detail: Arg = "",
+        on_settled: Callable[[Settle], None] | None = None,
+    ) -> None:
+        self.verb = verb
+        self.message = message
+        message.minded = True
+        self.back = back
+        self.detail = detail
+        self.accepted: bool | None = None
+        self.on_settled = on_settled

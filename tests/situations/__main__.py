@@ -1,0 +1,12 @@
+"""Bring all situations about and write into the README what was seen: `python -m tests.situations`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ["UPDATE_README"] = "1"
+sys.exit(pytest.main([str(Path(__file__).parent), *sys.argv[1:]]))
