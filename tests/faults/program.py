@@ -1,7 +1,8 @@
 """A real worker for the fault tests: run as ``python -m tests.faults.program KEY=VALUE…``, one JSON argument.
 
 The handler writes its effect to a file before the message can be acked, so what ran twice is seen there.
-Bodies: {"n": 1, "ms": 15, "do": "…"} where ``do`` is one of the deeds below. Settings with a "role" are for the
+Bodies: {"n": 1, "ms": 15, "hold": 5, "do": "…"} where ``hold`` is how many seconds its first delivery takes, and
+``do`` one of the deeds below. Settings with a "role" are for the
 processes of a round (cast.py), which record what they do.
 """
 
@@ -35,6 +36,8 @@ def main() -> None:
         if lease.tick is not None:
             record |= {"schedule": lease.schedule, "tick": round(lease.tick.timestamp() * 1000)}
         os.write(effects, (json.dumps(record) + "\n").encode())
+        if lease.deliveries == 1:
+            time.sleep(body.get("hold", 0))
         do(body)
         if body.get("ends"):
             record = {"n": body["n"], "id": lease.id, "pid": os.getpid(), "at": time.time(), "end": True}

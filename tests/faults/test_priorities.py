@@ -25,10 +25,10 @@ def level_of(effect: dict[str, Any]) -> str:
 
 
 def fill(it: Lab, messages: int, *, slow: int | None = None) -> set[int]:
-    """So many of each level; of the normal ones one takes long enough to be killed with."""
+    """So many of each level; one of the normal ones is held for long enough to be killed with it."""
     numbers = set[int]()
     for level, first in LEVELS.items():
-        bodies = [{"n": first + i, "ms": 1500 if (level, i) == ("normal", slow) else 0} for i in range(messages)]
+        bodies = [{"n": first + i, "hold": 30 * ((level, i) == ("normal", slow))} for i in range(messages)]
         it.queue.put_many(bodies, priority=level)
         numbers |= {body["n"] for body in bodies}
     return numbers
@@ -53,14 +53,14 @@ def test_kill_9_with_messages_of_several_levels_claimed_ahead(server: Any, prefi
         wait_until(lambda: any(e["n"] == LEVELS["normal"] + 150 for e in it.effects()), 20, "the slow one")
         done = len(it.effects()) - 1
         wait_until(
-            lambda: sum(s.ready + s.doing for s in sizes(it).values()) == 2700 - done, 5, "the others acked"
+            lambda: sum(s.ready + s.doing for s in sizes(it).values()) == 2700 - done, 20, "the others acked"
         )
         ahead = {level: size.doing for level, size in sizes(it).items()}
         assert all(count > 5 for count in ahead.values()), ahead
         [pid] = worker.children() if supervise else [worker.pid]
         os.kill(pid, signal.SIGKILL)
         if not supervise:
-            worker.process.wait(5)
+            worker.process.wait(20)
             it.start(concurrency=1)
         wait_until(at_rest(it), 40, "all levels empty")
         counts = it.count()

@@ -149,11 +149,11 @@ def test_every_option_with_every_odd_number(place: str, name: str) -> None:
 def test_every_command_has_met_the_server(place: str) -> None:
     """The lines above are not all wrong: most commands work at times."""
     rng, fine = Random("fine"), set()
-    for name in VERBS.keys() - NOT_HERE:
+    for name in sorted(VERBS.keys() - NOT_HERE):
         for _ in range(30):
-            verb = VERBS[name]
-            words = [name, *rng.choice([(), *options(verb)]), "--url", place, "--queue", "emails"]
-            if run(words).status in (0, 1):
+            words = [name, *rng.choice([(), *options(VERBS[name])])]
+            here = NOWHERE if NOT_HERE & set(words) else place
+            if run([*words, "--url", here, "--queue", "emails"]).status in (0, 1):
                 fine.add(name)
                 break
     assert fine >= {"status", "peek", "reap", "dead", "fsck", "doctor"}
