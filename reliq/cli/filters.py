@@ -6,9 +6,12 @@ import argparse
 import json
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, time
+from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 
+from reliq.core.kinds import in_json
 from reliq.errors import ConfigError
 
 _AGO: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)\Z")
@@ -37,6 +40,8 @@ class Field:
             found = _part(found, name)
         if isinstance(found, str):
             return found == self.text
+        if isinstance(found, date | time | UUID | Decimal):
+            return str(in_json(found)) == self.text
         try:
             return bool(found is not _MISSING and found == json.loads(self.text))
         except ValueError:

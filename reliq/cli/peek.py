@@ -8,7 +8,7 @@ import sys
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -347,9 +347,19 @@ def _plain_body(found: Found) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"base64": b64encode(value).decode()}
-    if isinstance(value, date | datetime):
-        return value.isoformat()
-    return repr(value)
+    return _shown(value)
+
+
+def _shown(value: Any) -> Any:
+    """What JSON has no type for, as text; a set as a list."""
+    from reliq.core import kinds  # most bodies have nothing of this
+
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
+    try:
+        return kinds.in_json(value)
+    except TypeError:
+        return repr(value)
 
 
 # -- for people ---------------------------------------------------------------------------------------------
@@ -364,7 +374,7 @@ def body_text(found: Found) -> str:
     if isinstance(found.body, bytes):
         return repr(found.body)
     try:
-        return json.dumps(found.body, ensure_ascii=False, default=lambda value: repr(value))
+        return json.dumps(found.body, ensure_ascii=False, default=_shown)
     except (TypeError, ValueError, RecursionError):
         return repr(found.body)
 

@@ -27,8 +27,31 @@ class Codec(Protocol):
         """The body of these bytes; raises anything for ones it cannot decode."""
 
 
+def _pack_other(value: Any) -> Any:
+    from reliq.core import kinds  # for values that msgpack does not know, which most bodies have none of
+
+    return kinds.pack(value)
+
+
+def _unpack_other(code: int, data: bytes) -> Any:
+    from reliq.core import kinds
+
+    return kinds.unpack(code, data)
+
+
+def _in_json(value: Any) -> Any:
+    from reliq.core import kinds
+
+    return kinds.in_json(value)
+
+
+def _packer() -> Any:
+    return msgpack.Packer(datetime=True, default=_pack_other)
+
+
 class MsgpackCodec:
-    """The default: compact, fast, and with timezone-aware datetimes."""
+    """The default: compact, fast, and with times, dates, UUIDs, decimal numbers and sets. Dataclasses and pydantic
+    models are maps of their fields."""
 
     name = "msgpack"
 
@@ -39,23 +62,24 @@ class MsgpackCodec:
         try:
             packer = self._packers.pop()
         except IndexError:
-            packer = msgpack.Packer(datetime=True)
+            packer = _packer()
         data: bytes = packer.pack(body)
         if len(data) < _SMALL:  # a packer never lets go of memory
             self._packers.append(packer)
         return data
 
     def decode(self, data: bytes) -> Any:
-        return msgpack.unpackb(data, timestamp=3, strict_map_key=False)
+        return msgpack.unpackb(data, timestamp=3, strict_map_key=False, ext_hook=_unpack_other)
 
 
 class JsonCodec:
-    """UTF-8 JSON; also how the raw elements of a foreign producer are read if the queue names no codec."""
+    """UTF-8 JSON; also how the raw elements of a foreign producer are read if the queue names no codec. Times,
+    dates, UUIDs and decimal numbers are written as text, dataclasses and pydantic models as objects."""
 
     name = "json"
 
     def encode(self, body: Any) -> bytes:
-        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+        return json.dumps(body, separators=(",", ":"), ensure_ascii=False, default=_in_json).encode()
 
     def decode(self, data: bytes) -> Any:
         return json.loads(data)
@@ -113,7 +137,7 @@ def encode(codec: Codec, body: Any, limit: int) -> bytes:
 
 def encode_all(codec: Codec, bodies: Sequence[Any], limit: int) -> list[bytes]:
     """The same for many. For them one msgpack packer does, which is several times as fast as one for each."""
-    pack = msgpack.Packer(datetime=True).pack if codec is CODECS["msgpack"] else codec.encode
+    pack = _packer().pack if codec is CODECS["msgpack"] else codec.encode
     with suppress(Exception):
         data = list(map(pack, bodies))
         if sum(map(len, data)) <= limit or max(map(len, data)) <= limit:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime, timezone
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgpack
 import pytest
@@ -26,6 +31,38 @@ plain: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+def hashable(said: Any) -> Any:
+    return tuple(map(hashable, said)) if isinstance(said, list) else said
+
+
+VECTOR_KINDS: dict[str, Callable[[Any], Any]] = {
+    "value": lambda said: said,
+    "bytes": bytes.fromhex,
+    "time": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "naive": datetime.fromisoformat,
+    "clock": time.fromisoformat,
+    "duration": lambda said: timedelta(seconds=said),
+    "uuid": UUID,
+    "decimal": Decimal,
+    "set": lambda said: set(map(hashable, said)),
+    "frozenset": lambda said: frozenset(map(hashable, said)),
+}
+#: Every type that a body may have in the default codec; those that a set may hold first.
+firm: st.SearchStrategy[Any] = st.one_of(
+    *(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False), st.text()),
+    *(st.binary(), st.dates(), st.times(), st.timedeltas(), st.uuids(), st.decimals(allow_nan=False)),
+    *(st.datetimes(), st.datetimes(timezones=st.just(timezone.utc)), st.times(timezones=st.just(timezone.utc))),
+)
+rich: st.SearchStrategy[Any] = st.recursive(
+    firm
+    | st.frozensets(firm | st.tuples(firm, firm) | st.frozensets(firm), max_size=4)
+    | st.sets(firm, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(firm, inner, max_size=4),
+    max_leaves=10,
+)
+
+
 class Upper:
     name = "upper"
 
@@ -40,10 +77,10 @@ class Upper:
 def test_vector_body(vector: dict[str, Any]) -> None:
     """The published bytes of bodies are what each codec makes, and what it reads."""
     data, codec = bytes.fromhex(vector["data"]), CODECS[vector["codec"]]
-    read = {"value": lambda said: said, "bytes": bytes.fromhex, "time": datetime.fromisoformat}
-    [body] = [read[kind](vector[kind]) for kind in read if kind in vector]
+    [body] = [read(vector[kind]) for kind, read in VECTOR_KINDS.items() if kind in vector]
     assert codec.encode(body) == data
     assert codec.decode(data) == body
+    assert type(codec.decode(data)) is type(body)
 
 
 def test_what_is_no_type_of_ours_is_kept() -> None:
@@ -56,6 +93,120 @@ def test_what_is_no_type_of_ours_is_kept() -> None:
 def test_plain_data_round_trips(codec: Codec, body: Any) -> None:
     """Plain data comes back equal."""
     assert codec.decode(codec.encode(body)) == body
+
+
+@given(rich)
+def test_all_types_round_trip(body: Any) -> None:
+    """Whatever is nested in what comes back equal, with its types, and the same body is the same bytes."""
+    data = MSGPACK.encode(body)
+    back = MSGPACK.decode(data)
+    assert back == body
+    assert type(back) is type(body)
+    assert MSGPACK.encode(back) == data
+
+
+class Zoned(datetime):
+    """As other packages have them."""
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@dataclass
+class Line:
+    sku: str
+    price: Decimal
+    seen: date = field(default=date.min, init=False)
+
+
+@dataclass
+class Order:
+    id: UUID
+    lines: list[Line]
+    colour: Colour = Colour.RED
+
+
+def test_objects_are_maps_of_their_fields() -> None:
+    """Dataclasses, in either codec; and enums are their values."""
+    order = Order(UUID(int=7), [Line("tea", Decimal("1.10"))])
+    lines = [{"sku": "tea", "price": Decimal("1.10")}]
+    assert MSGPACK.decode(MSGPACK.encode(order)) == {"id": UUID(int=7), "lines": lines, "colour": "red"}
+    assert JSON.decode(JSON.encode(order)) == {
+        "id": "00000000-0000-0000-0000-000000000007",
+        "lines": [{"sku": "tea", "price": "1.10"}],
+        "colour": "red",
+    }
+
+
+def test_json_writes_times_as_text() -> None:
+    """As ISO 8601 has them, and a duration in seconds."""
+    body = [date(2030, 1, 2), datetime(2030, 1, 2), time(3, 4), timedelta(seconds=1.5)]
+    assert JSON.decode(JSON.encode(body)) == ["2030-01-02", "2030-01-02T00:00:00", "03:04:00", 1.5]
+
+
+def test_a_class_that_is_derived_from_datetime() -> None:
+    """It is written like any other, in UTC if it has a zone."""
+    plus_one = timezone(timedelta(hours=1))
+    for at in (Zoned(2030, 1, 2), Zoned(2030, 1, 2, 3, 4, 5, 678901, tzinfo=plus_one)):
+        assert MSGPACK.decode(MSGPACK.encode(at)) == at
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param({1, frozenset({frozenset({frozenset({frozenset({1})})})})}, id="too deep"),
+        pytest.param({Order}, id="a class"),
+        pytest.param(frozenset({Colour.RED, "red"}), id="equal when read"),
+        pytest.param(Order, id="a dataclass itself"),
+    ],
+)
+def test_what_could_not_be_read_again_is_refused(body: Any) -> None:
+    """At the put, where its author is."""
+    with pytest.raises(BodyError, match=type(body).__name__):
+        encode(MSGPACK, body, 1000)
+
+
+@pytest.mark.parametrize(
+    ("code", "data", "says"),
+    [
+        (100, b"2030-13-01", "100 is a date"),
+        (100, b"\xff", "100 is a date"),
+        (101, b"2030-01-01T00:00:00+00:00", "it has a zone"),
+        (102, b"25:00", "102 is a time of day"),
+        (103, b"1E+999999999", "out of range"),
+        (103, b"NaN", "out of range"),
+        (103, b"", "no data"),
+        (104, b"short", "104 is a UUID"),
+        (105, b"1.1.1", "105 is a decimal number"),
+        (106, b"\xc0", "no array"),
+        (106, b"\x91\x80", "unhashable"),
+        (107, b"\x91", "107 is a set"),
+        (111, b"", "not known to this release"),
+    ],
+)
+def test_nonsense_in_an_extension_type_is_undecodable(code: int, data: bytes, says: str) -> None:
+    """With the type, what it should be, and what is wrong."""
+    with pytest.raises(DecodeError, match=says) as caught:
+        decode({}, msgpack.packb(["x", msgpack.ExtType(code, data)]), MSGPACK, JSON)
+    assert caught.value.code == "UNDECODABLE"
+
+
+@given(st.integers(100, 111), st.binary(max_size=40))
+def test_any_data_of_an_extension_type_decodes_or_is_undecodable(code: int, data: bytes) -> None:
+    """Nothing but a value or a DecodeError comes of it; what is a value can be written again."""
+    with suppress(DecodeError):
+        body = decode({}, msgpack.packb(msgpack.ExtType(code, data)), MSGPACK, JSON)
+        MSGPACK.encode(body)
+
+
+def test_sets_in_sets_take_no_stack() -> None:
+    """However deep somebody has nested them."""
+    data = b"\x90"
+    for _ in range(3000):
+        data = b"\x91" + msgpack.packb(msgpack.ExtType(107, data))
+    with pytest.raises(DecodeError, match="deeper than 4"):
+        decode({}, data, MSGPACK, JSON)
 
 
 def test_msgpack_knows_bytes_times_and_integer_keys() -> None:
