@@ -42,6 +42,8 @@ def run(path: Path, section: Section, folder: Path, url: str) -> subprocess.Comp
         "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
         "RELIQ_URL": url,
         "PYTHONWARNINGS": "error",
+        # pytest-asyncio, which is here for our own tests, would warn.
+        "PYTEST_ADDOPTS": "-o asyncio_default_fixture_loop_scope=function",
     }
     return subprocess.run(
         [sys.executable, blocks.__file__, path, str(section.number)],

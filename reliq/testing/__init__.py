@@ -1,0 +1,35 @@
+"""For the tests of those who use reliq. Everything here works on a real Redis; nothing is mocked.
+
+``Queues``            queues that no other test has (the fixture ``reliq_queues`` of the pytest plugin)
+``run_until_empty``   a real worker in this process, until nothing is left to do
+``reliq.testing.aio`` the same names, awaitable
+
+Install ``reliq[testing]``; the fixtures are in ``reliq.testing.plugin``, which pytest finds by itself.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from reliq.testing.places import Queues
+    from reliq.testing.runs import DeadLettered, NotEmpty, Run
+    from reliq.testing.sync import run_until_empty
+
+__all__ = ["DeadLettered", "NotEmpty", "Queues", "Run", "run_until_empty"]
+
+_LATER: Final = {
+    "DeadLettered": "reliq.testing.runs",
+    "NotEmpty": "reliq.testing.runs",
+    "Queues": "reliq.testing.places",
+    "Run": "reliq.testing.runs",
+    "run_until_empty": "reliq.testing.sync",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_LATER[name]), name)
+    return found
