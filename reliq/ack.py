@@ -7,7 +7,7 @@ import math
 import typing
 from collections.abc import Callable
 from copy import copy
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from types import CoroutineType
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
@@ -46,7 +46,8 @@ class Handler(Generic[P, R]):
             raise ConfigError(f"ack(timeout={timeout!r}): seconds above 0, or None")
         if expected is not None and not (isinstance(expected, int | float) and expected > 0):
             raise ConfigError(f"ack(expected={expected!r}): seconds above 0, or None")
-        self._takes = _Takes.of(function)
+        self._takes = takes = _Takes.of(function)
+        self._fit = _fitter(takes.annotation)
         # Not its attributes: a function that tenacity has wrapped has one named `retry`.
         update_wrapper(self, function, updated=())
         self.queue = queue
@@ -57,7 +58,7 @@ class Handler(Generic[P, R]):
         self.function = function
         self.is_async = _is_coroutine_function(function)
         #: The function itself if it takes the body alone: then a worker needs no lease to call it.
-        self.plain: Callable[..., Any] | None = function if self._takes == (True, None, False) else None
+        self.plain: Callable[..., Any] | None = self._fitted() if takes.body and takes.lease is None else None
         #: What counts the round trips for it, in a worker that counts.
         self.watch: Any = None
 
@@ -84,7 +85,7 @@ class Handler(Generic[P, R]):
     def call(self, lease: Leased) -> Any:
         """Hand the function the body, and the lease if it wants it. Settles nothing."""
         takes = self._takes
-        body = (lease.body,) if takes.body else ()
+        body = (lease.body if self._fit is None else self._fit(lease.body),) if takes.body else ()
         args = (lease, *body) if takes.lease_first else body
         kwargs = {takes.lease: lease} if takes.lease and not takes.lease_first else {}
         function: Callable[..., Any] = self.function
@@ -97,9 +98,15 @@ class Handler(Generic[P, R]):
         """The same, with what ``wrap`` makes of its function in the place of that."""
         made = copy(self)
         made.function = wrap(self.function)
-        made.plain = None if self.plain is None else made.function
+        made.plain = None if self.plain is None else made._fitted()
         made.watch = watch or self.watch
         return made
+
+    def _fitted(self) -> Callable[..., Any]:
+        """The function, called with a body as it was read."""
+        fit = self._fit
+        function: Callable[..., Any] = self.function
+        return function if fit is None else lambda body: function(fit(body))
 
     def check(self, result: Any) -> None:
         """TypeError if a plain function returned a coroutine: that would never run, yet the message be acked."""
@@ -139,11 +146,13 @@ def decorate(queue: Any, function: Any, **options: Any) -> Any:
 
 
 class _Takes(NamedTuple):
-    """What a function wants: the body, the lease (under which name), and that one before the body."""
+    """What a function wants: the body, the lease (under which name), and that one before the body; and how the
+    body is annotated."""
 
     body: bool
     lease: str | None
     lease_first: bool
+    annotation: Any = None
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> _Takes:
@@ -155,11 +164,11 @@ class _Takes(NamedTuple):
         except ValueError:  # some builtins have none
             return cls(True, None, False)
         hints = _hints(function)
-        body, lease, lease_first = False, None, False
+        body, lease, lease_first, annotation = False, None, False, None
         for name, parameter in parameters.items():
             by_name_only = parameter.kind is parameter.KEYWORD_ONLY
             if parameter.kind is parameter.VAR_POSITIONAL:
-                body = True
+                body, annotation = True, annotation if body else hints.get(name)
             elif parameter.kind is parameter.VAR_KEYWORD:
                 continue
             elif lease is None and (name == "lease" or _is_lease(hints.get(name, parameter.annotation))):
@@ -167,20 +176,35 @@ class _Takes(NamedTuple):
                 if parameter.kind is parameter.POSITIONAL_ONLY and not lease_first:
                     raise TypeError(f"{_name(function)}: parameter {name!r} must be passable by name")
             elif not body and not by_name_only:
-                body = True
+                body, annotation = True, hints.get(name, parameter.annotation)
             elif parameter.default is parameter.empty:
                 raise TypeError(
                     f"{_name(function)}: a handler takes the body, and the lease if a parameter is named or "
                     f"annotated so; give parameter {name!r} a default"
                 )
-        return cls(body, lease, lease_first)
+        return cls(body, lease, lease_first, annotation)
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def _hints(function: Any) -> dict[str, Any]:
+    while isinstance(function, partial):
+        function = function.func
+    if not hasattr(function, "__annotations__"):
+        function = type(function).__call__
     try:
         return typing.get_type_hints(function)
     except Exception:  # noqa: BLE001 - a forward reference that cannot be resolved here is no error of ours
-        return {}
+        from reliq.core.fitting import hints_of
+
+        return hints_of(function, getattr(inspect.unwrap(function), "__globals__", {}))
+
+
+def _fitter(annotation: Any) -> Callable[[Any], Any] | None:
+    """What makes of a body what it is annotated as; None if that is nothing but what bodies are."""
+    if annotation in (None, inspect.Parameter.empty, Any, dict, list, str, bytes) or isinstance(annotation, str):
+        return None
+    from reliq.core.fitting import fitter  # for those whose bodies are objects
+
+    return fitter(annotation)
 
 
 def _name(function: Any) -> str:

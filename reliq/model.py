@@ -433,6 +433,8 @@ def options(
         raise ConfigError(f"queue {name!r}: lease={lease} s is too short to renew; use at least 0.5")
     if not isinstance(max_losses, int) or not 1 <= max_losses <= 255:
         raise ConfigError(f"queue {name!r}: max_losses={max_losses!r} must be 1 to 255")
+    if isinstance(max_body, bool) or not isinstance(max_body, int) or max_body < 1:
+        raise ConfigError(f"queue {name!r}: max_body={max_body!r}: the most bytes of an encoded body, 1 or more")
     if isinstance(claim_check, bool) or not isinstance(claim_check, int) or claim_check < 1024:
         raise ConfigError(
             f"queue {name!r}: claim_check={claim_check!r}: from which size on, in bytes, a body lies beside the "

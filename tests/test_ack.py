@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,7 @@ from reliq.core.codec import find
 from reliq.core.consumer import ConsumerState
 from reliq.core.keys import Keys
 from reliq.core.message import Message
-from reliq.errors import ConfigError
+from reliq.errors import ConfigError, DecodeError
 from reliq.lease import Leased
 from tests.conformance.shell import dead_letters
 from tests.servers import ExternalServer, RedisServer
@@ -348,3 +349,42 @@ async def test_awaited_with_a_lease(server: RedisServer | ExternalServer, prefix
             assert await send(lease) == (BODY, 1)  # type: ignore[call-overload]
             assert lease.settled
         assert tuple(await queue.size()) == (0, 0, 0, 0)
+
+
+# -- annotated with a class ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Mail:
+    to: str
+
+
+def test_a_body_becomes_what_is_annotated(q: reliq.Queue) -> None:
+    """Also beside annotations that are there for type checkers alone; a plain call changes nothing."""
+
+    def plain(mail: Mail) -> Any:
+        return mail
+
+    def beside_others(mail: Mail, lease: OnlyForCheckers) -> Any:
+        return mail
+
+    def any_number(*mails: Mail) -> Any:
+        return mails[0]
+
+    for function in (plain, beside_others, any_number, functools.partial(plain)):
+        assert handed(q, function) == Mail("ada@example.org")  # type: ignore[arg-type]
+    handler = q.ack(plain)
+    assert handler.plain is not None
+    assert handler.plain(BODY) == Mail("ada@example.org")
+    assert handler.around(lambda function: lambda body: [function(body)]).plain(BODY) == [Mail("ada@example.org")]  # type: ignore[misc]
+    assert handler(BODY) == BODY  # type: ignore[arg-type]
+    with pytest.raises(DecodeError, match="the body is no Mail: to is missing"):
+        handler.call(held({}))
+
+
+def test_other_annotations_cost_nothing(q: reliq.Queue) -> None:
+    """The function is called as it is."""
+
+    def plain(body: dict[str, str]) -> None: ...
+
+    assert q.ack(plain).plain is plain

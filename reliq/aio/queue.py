@@ -42,9 +42,10 @@ class Queue:
     as ?sentinel_password=…). Both are followed through failovers.
     ``settings``: the same and more, as a ``Settings`` or a mapping with its keys (from YAML or JSON); what it does
     not say, the environment does.
-    ``key``: adopt an existing list of this name. ``codec``: "msgpack" (default), "json", "bytes" or an
-    object with name, encode, decode; raw elements of foreign producers are read by it, as JSON if none
-    is named. ``prefix``: of all keys, default ``$RELIQ_PREFIX`` or ``reliq``. ``lease``, ``block``,
+    ``key``: adopt an existing list of this name. ``codec``: "msgpack" (default), "json", "bytes", an object with
+    name, encode, decode, or ``"module:attr"`` where that is; raw elements of foreign producers are read by it, as
+    JSON if none is named. ``max_body``: the most bytes that an encoded body may have.
+    ``prefix``: of all keys, default ``$RELIQ_PREFIX`` or ``reliq``. ``lease``, ``block``,
     ``timeout``: seconds, see the table of defaults. ``retry``: the policy for failing handlers.
     ``claim_check``: encoded bodies of more bytes lie beside the list, so that no settle sends them back.
     ``trace``: of which share of the messages that are put here every step is written down, 0 to 1 (True: of all);

@@ -6,6 +6,8 @@ import json
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
+from operator import attrgetter
 from typing import Any, Final, Protocol
 
 import msgpack
@@ -106,16 +108,30 @@ def find(codec: str | Codec | None) -> Codec:
     """The codec that a queue was given by name or as an object; None means msgpack."""
     if codec is None:
         return CODECS["msgpack"]
-    if isinstance(codec, str):
-        if codec not in CODECS:
-            raise ConfigError(
-                f"codec {codec!r} is unknown; use one of {', '.join(CODECS)}, "
-                "or pass an object with name, encode and decode"
-            )
+    if isinstance(codec, str) and codec in CODECS:
         return CODECS[codec]
-    if not all(hasattr(codec, part) for part in ("name", "encode", "decode")):
-        raise ConfigError(f"codec {codec!r} needs name, encode and decode")
-    return codec
+    found = _load(codec) if isinstance(codec, str) else codec
+    if isinstance(found, type) or not all(hasattr(found, part) for part in ("name", "encode", "decode")):
+        raise ConfigError(f"codec {codec!r} needs name, encode and decode, and is {found!r}: pass an object")
+    if not isinstance(found.name, str) or not 0 < len(found.name) <= 64:
+        raise ConfigError(
+            f"codec {codec!r} has the name {found.name!r}; messages say it: 1 to 64 characters of text"
+        )
+    return found
+
+
+def _load(named: str) -> Any:
+    """The object that ``module:attr`` names."""
+    module, colon, path = named.partition(":")
+    if not (module and colon and path):
+        raise ConfigError(
+            f"codec {named!r} is unknown; use one of {', '.join(CODECS)}, "
+            "or pass an object with name, encode and decode, or where that is: 'module:attr'"
+        )
+    try:
+        return attrgetter(path)(import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"codec {named!r} cannot be imported: {error}; write 'module:attr'") from error
 
 
 def encode(codec: Codec, body: Any, limit: int) -> bytes:

@@ -85,10 +85,7 @@ def _unpack(code: int, data: bytes, depth: int) -> Any:
     except _Nested:
         raise
     except Exception as error:
-        shown = data[:40].hex() + ("…" if len(data) > 40 else "")
-        raise ValueError(
-            f"extension type {code} is a {name}, and {shown or 'no data'} is none: {error}"
-        ) from error
+        raise _Nested(f"extension type {code} is a {name}, and its {len(data)} bytes are none: {error}") from error
     return frozenset(found) if code == FROZENSET else found
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import msgpack
+import pydantic
 import pytest
 import redis as redis_py
 
 from reliq.core import envelope as env
+from reliq.errors import ConfigError
 from tests.conformance.shell import Shell, dead_letters
 
 BODY: dict[str, Any] = {
@@ -53,3 +57,127 @@ async def test_nonsense_in_an_extension_type_is_dead_lettered(sh: Shell, redis: 
     [(note, element)] = dead_letters(redis, queue)
     assert (note["cause"], element) == ("UNDECODABLE", bad)
     assert f"extension type {code}" in note["error"]
+
+
+@dataclass
+class Line:
+    sku: str
+    price: Decimal
+
+
+@dataclass
+class Order:
+    id: UUID
+    lines: list[Line]
+
+
+class Person(pydantic.BaseModel):
+    name: str
+    born: date
+
+
+ORDER = Order(UUID(int=17), [Line("tea", Decimal("1.10"))])
+ADA = Person(name="Ada", born=date(1815, 12, 10))
+KINDS = pytest.mark.parametrize("kind", ["plain", "coroutine", "with lease"])
+
+
+def handler_of(queue: Any, kind: str, wanted: Any, got: list[Any]) -> Any:
+    """One that is annotated with this class, and keeps what it gets."""
+
+    def plain(order: Any) -> None:
+        got.append(order)
+
+    async def coroutine(order: Any) -> None:
+        got.append(order)
+
+    def with_lease(lease: Any, order: Any) -> None:
+        got.append(order)
+        assert isinstance(lease.body, dict)
+
+    function: Any = {"plain": plain, "coroutine": coroutine, "with lease": with_lease}[kind]
+    function.__annotations__["order"] = wanted
+    return queue.ack(function)
+
+
+@KINDS
+@pytest.mark.parametrize("body", [ORDER, ADA], ids=["dataclass", "model"])
+@pytest.mark.parametrize(
+    "options", [{}, {"codec": "json"}, {"claim_check": 1024}], ids=["msgpack", "json", "large"]
+)
+async def test_a_handler_gets_what_it_is_annotated_with(
+    sh: Shell, kind: str, body: Any, options: dict[str, Any]
+) -> None:
+    """Of a put, and of a foreign producer's raw JSON."""
+    got: list[Any] = []
+    queue = sh.queue(**options)
+    if "claim_check" in options:
+        body = (
+            replace(body, lines=body.lines * 500)
+            if body is ORDER
+            else body.model_copy(update={"name": "x" * 2000})
+        )
+    await sh(queue.put(body))
+    worker = sh.Worker(handler_of(queue, kind, type(body), got), until_empty=True)
+    await sh.start(worker.run)
+    assert got == [body]
+    assert await sh(queue.size()) == (0, 0, 0, 0)
+
+
+async def test_raw_json_becomes_an_object(sh: Shell, redis: redis_py.Redis) -> None:
+    """A foreign producer need not know the class."""
+    got: list[Any] = []
+    queue = sh.queue(key="orders")
+    redis.lpush("orders", json.dumps({"id": str(ORDER.id), "lines": [{"sku": "tea", "price": "1.10"}]}))
+    await sh.start(sh.Worker(handler_of(queue, "plain", Order, got), until_empty=True).run)
+    assert got == [ORDER]
+
+
+@KINDS
+async def test_what_does_not_fit_is_dead_lettered(sh: Shell, redis: redis_py.Redis, kind: str) -> None:
+    """At once, with the field; the next one is handled, and a revived one too once the handler knows it."""
+    got: list[Any] = []
+    queue = sh.queue()
+    id = await sh(queue.put({"id": UUID(int=1), "lines": [{"sku": "tea"}]}))
+    await sh(queue.put(ORDER))
+    await sh.start(sh.Worker(handler_of(queue, kind, Order, got), until_empty=True).run)
+    assert got == [ORDER]
+    [(note, element)] = dead_letters(redis, queue)
+    assert note["cause"] == "UNDECODABLE"
+    assert "lines[0].price is missing" in note["error"]
+    assert env.unpack(element).failed == 1
+    assert (await sh(queue.explain(id))).reason == "DEAD_UNDECODABLE"
+    assert await sh(queue.revive(id))
+    await sh.start(sh.Worker(handler_of(queue, "plain", dict, got), until_empty=True).run)
+    assert got[1:] == [{"id": UUID(int=1), "lines": [{"sku": "tea"}]}]
+
+
+async def test_a_codec_that_the_consumer_lacks(sh: Shell, redis: redis_py.Redis) -> None:
+    """Its name is in the message, and in the reason."""
+    await sh(sh.queue(codec=f"{__name__}:shout").put("hello"))
+    queue = sh.queue()
+    assert await sh.drain(queue) == []
+    [(note, _)] = dead_letters(redis, queue)
+    assert "'shout' is not known here: give it to Queue(codec=)" in note["error"]
+    knowing = sh.queue(codec=shout)
+    assert await sh(knowing.revive(note["id"]))
+    assert await sh.drain(knowing) == ["hello"]
+
+
+class Shout:
+    name = "shout"
+
+    def encode(self, body: str) -> bytes:
+        return body.upper().encode()
+
+    def decode(self, data: bytes) -> str:
+        return data.decode().lower()
+
+
+shout = Shout()
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, "64 MiB"])
+def test_max_body_has_to_be_a_size(sh: Shell, wrong: Any) -> None:
+    """Checked when the queue is made."""
+    with pytest.raises(ConfigError, match="max_body"):
+        sh.queue(max_body=wrong)

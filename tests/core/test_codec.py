@@ -73,6 +73,9 @@ class Upper:
         return data.decode().lower()
 
 
+upper = Upper()
+
+
 @pytest.mark.parametrize("vector", BODIES, ids=lambda vector: f"{vector['codec']}, {vector['name']}")
 def test_vector_body(vector: dict[str, Any]) -> None:
     """The published bytes of bodies are what each codec makes, and what it reads."""
@@ -176,7 +179,7 @@ def test_what_could_not_be_read_again_is_refused(body: Any) -> None:
         (102, b"25:00", "102 is a time of day"),
         (103, b"1E+999999999", "out of range"),
         (103, b"NaN", "out of range"),
-        (103, b"", "no data"),
+        (103, b"", "its 0 bytes"),
         (104, b"short", "104 is a UUID"),
         (105, b"1.1.1", "105 is a decimal number"),
         (106, b"\xc0", "no array"),
@@ -274,8 +277,18 @@ def test_find() -> None:
     assert isinstance(find(Upper()), Upper)
     with pytest.raises(ConfigError, match="msgpack, json, bytes"):
         find("pickle")
+    assert find(f"{__name__}:upper") is upper
     with pytest.raises(ConfigError, match="name, encode and decode"):
         find(object())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="pass an object"):
+        find(f"{__name__}:Upper")
+    for missing in ("nowhere:codec", "json:nothing"):
+        with pytest.raises(ConfigError, match="cannot be imported"):
+            find(missing)
+    nameless = Upper()
+    nameless.name = ""
+    with pytest.raises(ConfigError, match="1 to 64 characters"):
+        find(nameless)
 
 
 class Nested(dict[str, Any]):
