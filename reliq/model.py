@@ -201,10 +201,13 @@ def confirm(replicas: int, fsync: bool, timeout: float) -> Confirm:
 
 
 def extra(
-    retry: Retry | None = None, expires: float | datetime | None = None, only: Unique | None = None
+    retry: Retry | None = None,
+    expires: float | datetime | None = None,
+    only: Unique | None = None,
+    ordering_key: str | None = None,
 ) -> env.Meta:
     """What a message carries of the words of its put; ConfigError if that is no policy, or cannot travel."""
-    if retry is None and expires is None:
+    if retry is None and expires is None and ordering_key is None:
         return PLAIN if only is None else only.meta
     meta: env.Meta = {} if only is None else dict(only.meta)
     if expires is not None:
@@ -215,6 +218,10 @@ def extra(
         if not isinstance(retry, Retry):
             raise ConfigError(f"put(retry={retry!r}): pass a reliq.Retry(attempts=, wait=, max_age=)")
         meta[POLICY_KEY] = retry.packed()
+    if ordering_key is not None:
+        from reliq.core import lanes
+
+        meta[lanes.KEY] = lanes.check(ordering_key)
     return meta
 
 
@@ -500,14 +507,21 @@ class Producer:
         self._series = Series(keys, self.name)
 
     def put(
-        self, elements: Sequence[bytes], due: Due, marker: str, confirm: Confirm, only: Only | None = None
+        self,
+        elements: Sequence[bytes],
+        due: Due,
+        marker: str,
+        confirm: Confirm,
+        only: Only | None = None,
+        *,
+        ordered: bool = False,
     ) -> Command:
         """The next of the series."""
         self.sequence += 1
-        is_plain = due is NOW and not marker and confirm is NOTHING and only is None
+        is_plain = due is NOW and not (marker or ordered) and confirm is NOTHING and only is None
         if is_plain and len(elements) == 1 and not isinstance(elements[0], Beside):
             return self._series.put(self.sequence, elements[0])
-        return put(self.keys, self.name, self.sequence, elements, due, marker, confirm, only=only)
+        return put(self.keys, self.name, self.sequence, elements, due, marker, confirm, only=only, ordered=ordered)
 
 
 class Producers:

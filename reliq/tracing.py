@@ -59,12 +59,19 @@ class TracingProducer(Producer):
         self.share = share
 
     def put(
-        self, elements: Sequence[bytes], due: Due, marker: str, confirm: Confirm, only: Only | None = None
+        self,
+        elements: Sequence[bytes],
+        due: Due,
+        marker: str,
+        confirm: Confirm,
+        only: Only | None = None,
+        *,
+        ordered: bool = False,
     ) -> Command:
         ids = (element[env.CHECKED_FROM : env.META_FROM] for element in elements)
         traced = [id for id in ids if trace.sampled(id, self.share)]
         if not traced:
-            return super().put(elements, due, marker, confirm, only)
+            return super().put(elements, due, marker, confirm, only, ordered=ordered)
         self.sequence += 1
         told = trace.Told(f"{host_name()}:{os.getpid()}", program(), traced)
-        return put(self.keys, self.name, self.sequence, elements, due, marker, confirm, told, only)
+        return put(self.keys, self.name, self.sequence, elements, due, marker, confirm, told, only, ordered)

@@ -198,12 +198,10 @@ class ConsumerState(Preparing):
         for settle in self._sent[len(acks) - len(self._acked) :]:
             args += (settle.verb, settle.message.element, settle.back, settle.detail)
         bodies: list[str] = []
-        uniques: tuple[str, ...] = ()
         if self.uniques:
             ended = [*acks, *(settle.message.element for settle in self._sent if settle.verb != ACK)]
             for id, key in self.uniques.frees(filter(self._last_of(ended), ended)):
-                args += ("free", id, key, self.keys.uniques)
-                uniques = (self.keys.uniques,)
+                args += ("free", id, key, "")
         if self.bodies:
             # Another copy that is in hand needs the body still.
             off = [s.message.element for s in self._sent if s.verb != ACK and s.message in self.called_off]
@@ -213,10 +211,9 @@ class ConsumerState(Preparing):
         k, name = self.keys, self.name
         keys = (
             *(k.ready, k.inbox(name), k.doing(name), k.consumers, k.session(name)),
-            *(k.later, k.dead, k.events, k.stats),
-            *((k.traces,) if traced or bodies or uniques else ()),
+            *(k.later, k.dead, k.events, k.stats, k.uniques, k.lanes),
+            *((k.traces,) if traced or bodies else ()),
             *bodies,
-            *uniques,
         )
         return Command(scripts.trip, keys, tuple(args), idempotent=True, queue=k.queue)
 

@@ -36,11 +36,13 @@ _STATUS: Final = frozenset({b"ok", b"again", b"stale", b"lost"})
 _SEIZED: Final = frozenset({b"granted", b"held", b"over", b"waiting", b"busy", b"changed", b"free", b"gone"})
 _LOCKED: Final = ("envelope", "lock")
 
-_SEIZE: Final = scripts.load("seize", after=(*_LOCKED, "unique"), shape=(_SEIZED, int, int, int, (bytes, ...)))
+_SEIZE: Final = scripts.load(
+    "seize", after=(*_LOCKED, "lanes", "unique"), shape=(_SEIZED, int, int, int, (bytes, ...))
+)
 _READ: Final = scripts.load(
     "read", after=_LOCKED, shape=(_STATUS, int, int, int, int, int, int, int, (bytes, ...))
 )
-_SETTLE: Final = scripts.load("settle", after=(*_LOCKED, "unique"), shape=(_STATUS, int, FLAG))
+_SETTLE: Final = scripts.load("settle", after=(*_LOCKED, "lanes", "unique"), shape=(_STATUS, int, FLAG))
 _PROLONG: Final = scripts.load("prolong", shape=frozenset({0, 1, 2}))
 _FREE: Final = scripts.load("free", shape=FLAG)
 
@@ -296,7 +298,19 @@ class Hold:
                     bodies.append(beside.key_of(k, item.ticket))
         size = sum(map(len, taken.elements))
         args = (verb, len(taken.elements), size, taken.digest, min(most_failed, env.MAX_U16), *doubt, detail)
-        names = (k.ready, k.lock, k.consumers, k.stats, k.dead, k.events, k.uniques, *self._sleepers, *bodies)
+        names = (
+            k.ready,
+            k.lock,
+            k.consumers,
+            k.stats,
+            k.dead,
+            k.events,
+            k.uniques,
+            k.lanes,
+            k.later,
+            *self._sleepers,
+            *bodies,
+        )
         command = self._numbered(_SETTLE, names, (*args, len(self._sleepers), *letters))
         self._settling = taken, verb, doubt
         return command
@@ -392,8 +406,9 @@ def _seize(
 ) -> Command:  # fmt: skip
     k = keys
     lists = (part(each) for each in names for part in (k.inbox, k.doing))
+    own = (k.session(name), k.uniques, k.lanes, k.later)
     return Command(
-        _SEIZE, (k.ready, k.lock, k.consumers, k.stats, k.dead, k.events, k.session(name), k.uniques, *lists),
+        _SEIZE, (k.ready, k.lock, k.consumers, k.stats, k.dead, k.events, *own, *lists),
         (name, who, round(lease * 1000), max_losses, server, int(believed), *names),
         lambda r: Seized(r[0].decode(), r[1], r[2], r[3], [n.decode("utf-8", "replace") for n in r[4]]),
         idempotent=True, queue=k.queue,

@@ -27,7 +27,7 @@ _OURS = re.compile(r"(^|:)(inbox|doing|session|seen)(:|\Z)")
 _TYPES: Final = {
     "ready": "list", "inbox": "list", "doing": "list", "later": "zset", "dead": "zset", "consumers": "zset",
     "session": "hash", "producers": "hash", "stats": "hash", "events": "stream", "traces": "stream",
-    "lock": "hash", "seen": "string", "body": "string", "uniques": "hash", "unique": "string",
+    "lock": "hash", "seen": "string", "body": "string", "uniques": "hash", "unique": "string", "lanes": "zset",
     "schedules": "hash", "ticks": "zset",
 }  # fmt: skip
 
@@ -174,6 +174,11 @@ class Keys:
     def uniques(self) -> str:
         """Which messages hold what is unique until they are done, or started."""
         return self._of("uniques")
+
+    @cached_property
+    def lanes(self) -> str:
+        """The order of messages that wait for another one with the same ordering key."""
+        return self._of("lanes")
 
     def inbox(self, consumer: str) -> str:
         """Where BLMOVE puts what it took for this consumer, until the next trip."""

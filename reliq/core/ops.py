@@ -87,21 +87,22 @@ def put(
     confirm: Confirm = NOTHING,
     told: Told | None = None,
     only: Only | None = None,
+    ordered: bool = False,
 ) -> Command:
     """Accept elements. Parses to True (accepted now) or False (this very put was accepted before), or to what
     ``only`` makes of the answer; if there is something to ``confirm``, to Confirmed. ``told``: of which of them
-    the put is written down."""
+    the put is written down. ``ordered``: they have an ordering key."""
     names: tuple[str, ...] = (keys.ready, keys.producers)
     args: tuple[Arg, ...] = (producer, sequence)
     large = elements[0] if isinstance(elements[0], Beside) else None  # which goes alone
-    if due is not NOW or marker or told or only or large is not None:
+    if due is not NOW or marker or told or only or ordered or large is not None:
         names += (keys.later, keys.consumers, keys.traces)
         names += ((only.lock,) if only else ()) + ((marker,) if marker else ())
         by, program, ids = told or ("", "", ())
         args += (due.how, due.ms, round(defaults.DEDUPE_WINDOW * 1000) if marker else 0)
         args += (" ".join(id.hex() for id in ids), by, program)
-        names += (large.key,) if large is not None else ()
-        args += (int(large is not None), only.words if only else "")
+        names += ((keys.stats,) if ordered else ()) + ((large.key,) if large is not None else ())
+        args += (int(large is not None), only.words if only else "", int(ordered))
     read = only.parse if only else accepted(keys.queue, has_body=large is not None)
     command = Command(scripts.put, names, (*args, *elements), read, True, keys.queue)
     if confirm is NOTHING:
@@ -250,7 +251,7 @@ def reap(
     k = keys
     names = (
         *(k.ready, k.inbox(consumer), k.doing(consumer), k.consumers, k.session(consumer)),
-        *(k.dead, k.events, k.stats, k.uniques),
+        *(k.dead, k.events, k.stats, k.uniques, k.lanes, k.later),
     )
     args: list[Arg] = [
         consumer,

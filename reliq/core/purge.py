@@ -20,7 +20,7 @@ from reliq.core.waiting import Caller
 from reliq.core.walk import TOGETHER
 from reliq.errors import ConfigError, QueueHeld
 
-_PURGE: Final = scripts.load("purge", after=("envelope", "unique"), shape=[(int, int), (int, bytes, ...)])
+_PURGE: Final = scripts.load("purge", after=("envelope", "lanes", "unique"), shape=[(int, int), (int, bytes, ...)])
 _HELD: Final = 2
 STATES: Final = ("ready", "later")
 
@@ -43,6 +43,9 @@ def purge_g(keys: Keys, states: Sequence[str], caller: Caller, token: str, sink:
         if state not in STATES:
             raise ConfigError(f"queue {keys.queue!r}: purge({state!r}): there are {', '.join(STATES)}")
     removed = 0
+    # All of it aside before any goes: what waits in later behind a message of its ordering key would else come to
+    # ready when that is removed.
+    aside = dict.fromkeys(states, 0)
     for state in states:
         moved = False
         while not moved:
@@ -51,11 +54,23 @@ def purge_g(keys: Keys, states: Sequence[str], caller: Caller, token: str, sink:
                 raise QueueHeld(
                     f"queue {keys.queue!r} cannot be purged: somebody holds it exclusively. End that program first"
                 )
-            moved = how == 1 or not left  # else that is what an earlier purge has left
-            while left:
-                before = left
-                bells, left = yield from _part_g(keys, state, caller.name, sink)
-                removed += max(0, before - left - bells)
+            moved = how == 1 or not left
+            if moved:
+                aside[state] = left
+            else:  # that is what an earlier purge has left
+                removed += yield from _clear_g(keys, state, left, caller.name, sink)
+    for state, left in aside.items():
+        removed += yield from _clear_g(keys, state, left, caller.name, sink)
+    return removed
+
+
+def _clear_g(keys: Keys, state: str, left: int, who: str, sink: Sink | None) -> Flow[int]:
+    """Remove what is aside, so many, part by part; returns how many of them were messages."""
+    removed = 0
+    while left:
+        before = left
+        bells, left = yield from _part_g(keys, state, who, sink)
+        removed += max(0, before - left - bells)
     return removed
 
 
@@ -84,7 +99,7 @@ def _purged(state: str, is_set: bool, found: list[bytes]) -> Iterator[Purged]:
 def _command(keys: Keys, state: str, *words: Arg, bodies: tuple[str, ...] = ()) -> Command:
     k = keys
     place = {"ready": k.ready, "later": k.later}[state]
-    names = (place, k.purging(state), k.events, k.stats, k.uniques, *bodies)
+    names = (place, k.purging(state), k.events, k.stats, k.uniques, k.lanes, k.ready, k.later, *bodies)
     return Command(_PURGE, names, words, lambda reply: reply, idempotent=True, queue=k.queue)
 
 

@@ -145,6 +145,7 @@ class Queue:
         retry: Retry | None = None,
         expires: float | datetime | None = None,
         unique: Unique | str | None = None,
+        ordering_key: str | None = None,
         priority: str | None = None,
         replicas: int = 0,
         fsync: bool = False,
@@ -160,6 +161,8 @@ class Queue:
         ``unique``: a key, of which no second message is put until this one is done, or a ``Unique``, which says
         until when, and what happens instead. The receipt tells: ``.added`` is False if nothing was put, and
         then it is the id of the message that is there.
+        ``ordering_key``: messages with the same one are handled one at a time, in the order of their puts, over
+        all workers; one that failed is tried again before the next begins.
         ``id``: a text of your own; the same id within an hour adds no second copy, from any process.
         ``priority``: the name of one of the queue's ``levels``; ``unique`` and ``id`` count within that.
         ``replicas``: so many replicas have to confirm it (WAIT); ``fsync``: the primary has to have it on disk
@@ -169,10 +172,18 @@ class Queue:
         """
         to = self if priority is None else self.level(priority)
         only = model.unique(unique)
-        raw_id, element = to.options.element(body, id, model.extra(retry, expires, only))
+        raw_id, element = to.options.element(body, id, model.extra(retry, expires, only, ordering_key))
         confirm = model.confirm(replicas, fsync, to.options.timeout)
         claim = None if only is None else only.only(to.options.keys, raw_id)
-        [receipt] = to._send([raw_id], [element], model.due(delay, at), to.options.marker(id), confirm, claim)
+        [receipt] = to._send(
+            [raw_id],
+            [element],
+            model.due(delay, at),
+            to.options.marker(id),
+            confirm,
+            claim,
+            ordered=ordering_key is not None,
+        )
         return receipt
 
     def put_many(
@@ -183,24 +194,26 @@ class Queue:
         at: datetime | None = None,
         retry: Retry | None = None,
         expires: float | datetime | None = None,
+        ordering_key: str | None = None,
         priority: str | None = None,
         replicas: int = 0,
         fsync: bool = False,
     ) -> list[str]:
         """Accept many messages, in order; returns their ids. One round trip per 1,000 or 256 kB, each confirmed
-        as ``replicas`` and ``fsync`` say; all of one ``priority``. The ids are receipts, as that of ``put``.
+        as ``replicas`` and ``fsync`` say; all of one ``priority`` and ``ordering_key``. The ids are receipts, as
+        that of ``put``.
 
         Raises PutManyError, which lists what was accepted, refused and unknown, if it goes through in part.
         """
         to = self if priority is None else self.level(priority)
         due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
         receipts: list[str] = []
-        ids, elements = to.options.elements(bodies, model.extra(retry, expires))
+        ids, elements = to.options.elements(bodies, model.extra(retry, expires, ordering_key=ordering_key))
         done = 0
         for chunk in ops.chunks(elements, to.options.most_at_once):
             part = ids[done : done + len(chunk)]
             try:
-                receipts += to._send(part, chunk, due, "", confirm)
+                receipts += to._send(part, chunk, due, "", confirm, ordered=ordering_key is not None)
             except (Refused, OutcomeUnknown) as error:
                 raise model.partly(error, ids, done, len(part)) from error
             done += len(chunk)
@@ -214,6 +227,8 @@ class Queue:
         marker: str,
         confirm: ops.Confirm,
         only: ops.Only | None = None,
+        *,
+        ordered: bool = False,
     ) -> list[Receipt]:
         if not self._registered:
             self._register("Nothing was put: put again.")
@@ -223,7 +238,7 @@ class Queue:
             except OutcomeUnknown as error:  # of what nobody knows of without a put
                 raise Unavailable(f"{error} Nothing was put: put again.") from error
         producer = self._producers.take()
-        command = producer.put(elements, due, marker, confirm, only)
+        command = producer.put(elements, due, marker, confirm, only, ordered=ordered)
         receipts: list[Receipt] = []
 
         def name() -> None:

@@ -40,8 +40,8 @@ def make_certificates(folder: Path) -> None:
 
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     for name in ("good", "other"):
-        openssl("req", "-x509", *key, "-days", "1", "-subj", f"/CN={name}", "-addext", "keyUsage=critical,keyCertSign",
-                "-keyout", f"{name}.key", "-out", f"{name}.pem")  # fmt: skip
+        openssl("req", "-x509", *key, "-days", "1", "-subj", f"/CN={name}", "-keyout", f"{name}.key",
+                "-addext", "keyUsage=critical,keyCertSign", "-out", f"{name}.pem")  # fmt: skip
     # Python from 3.13 on is strict about what a CA and its certificates say of themselves (X509_STRICT).
     (folder / "names").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
     for name in ("server", "client"):

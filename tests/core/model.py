@@ -156,10 +156,10 @@ class Model:
         return env.pack(id, element, {"r": True})
 
     def _due_in(self, name: str) -> int:
-        ends = sorted((end, n) for n, end in self.consumers.items() if end > self.now)
+        ends = [end + 1 for n, end in self.consumers.items() if n != name and end > self.now]
         times = [min(self.later.values())] if self.later else []
-        if ends and ends[0][1] != name:
-            times.append(ends[0][0] + 1)
+        if ends:
+            times.append(min(ends))
         return max(min(times) - self.now, 0) if times else -1
 
     def reap(self, name: str, *, dead: bool = False, poison: int = 3) -> None:

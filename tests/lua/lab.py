@@ -21,10 +21,10 @@ BELL = b"\xc1rlq\x00"
 PART = 256 * 1024  # the byte budget of one call
 
 
-def element(number: int, body: Any = None, **counters: int) -> bytes:
+def element(number: int, body: Any = None, meta: env.Meta | None = None, **counters: int) -> bytes:
     """An envelope with an id and a body of its own."""
     id = env.uuid7(1_700_000_000_000, number.to_bytes(10, "big"))
-    return env.pack(id, msgpack.packb(number if body is None else body), **counters)
+    return env.pack(id, msgpack.packb(number if body is None else body), meta or {}, **counters)
 
 
 def large(keys: Keys, number: int, size: int = 100_000, **counters: int) -> Beside:
@@ -94,7 +94,8 @@ class Lab:
         args += [len(acks), *acks, *(word for settle in settles for word in settle)]
         names = (k.ready, k.inbox(name), k.doing(name), k.consumers, k.session(name), k.later, k.dead)
         bodies = [str(back) for verb, _, back, _ in settles if verb == "drop"]
-        return Command(scripts.trip, (*names, k.events, k.stats, k.traces, *bodies, k.uniques), tuple(args))
+        names += (k.events, k.stats, k.uniques, k.lanes, k.traces, *bodies)
+        return Command(scripts.trip, names, tuple(args))
 
     def reap(self, name: str, **options: Any) -> ops.Reaped:
         """Reap once, as a caller who saw the process die unless dead=False."""

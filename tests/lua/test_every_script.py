@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from reliq.core.command import Command
 from reliq.core.explain.looks import Found
 from reliq.core.fsck import finding
 from reliq.core.fsck.finding import Context, Duplicate, Spot, Unreadable
+from reliq.core.lanes import PARKED
 from reliq.core.orders import Report
 from reliq.core.timing import Timing
 from reliq.core.unique import Claim, Unique
@@ -26,7 +28,9 @@ from tests.lua.lab import Lab, element, large
 from tests.servers import ExternalServer, RedisServer
 
 LUA = Path(reliq.core.__file__).parent / "lua"
-E = [element(n) for n in range(10)]
+#: E[0] has the turn of its ordering key, and AFTER waits for it.
+E = [element(0, meta={"o": "k"}), *(element(n) for n in range(1, 10))]
+AFTER = element(22, meta={"o": "k"})
 BACK = [element(n, returns=1) for n in range(10)]
 LETTER = dead.Letter.read(env.join_note({"id": "30" * 16, "cause": "X"}, element(30, lost=3)), "5")
 NEW = dead.Letter.read(env.join_note({"id": "31" * 16, "cause": "X"}, element(31)), "6")
@@ -96,6 +100,7 @@ COMMANDS: dict[str, Callable[[Lab], Command]] = {
     "put, once": lambda lab: ops.put(
         lab.keys, b"p", 1, [E[8]], only=Unique("k", seconds=9).only(lab.keys, bytes(16))
     ),
+    "put, ordered": lambda lab: ops.put(lab.keys, b"p", 1, [E[8]], ordered=True),
     "begin": lambda lab: unique.begin(
         lab.keys, "a", [(bytes(16), Claim("k", True)), (b"1" * 16, Claim("l", True))]
     ),
@@ -109,7 +114,7 @@ COMMANDS: dict[str, Callable[[Lab], Command]] = {
         acks=[E[0], E[1]],
         settles=[
             ("drop", E[0][23:39].hex(), lab.keys.body(bytes(16)), ""),
-            ("free", E[0][23:39].hex(), "k", lab.keys.uniques),
+            ("free", E[0][23:39].hex(), "k", ""),
         ],
     ),
     "trip, decline": lambda lab: lab.trip_command("a", 2, want=5, in_hand=4, mode="decline"),
@@ -137,6 +142,7 @@ COMMANDS: dict[str, Callable[[Lab], Command]] = {
     "entomb": lambda lab: next(unreadable(lab).repair_g()),
     "cancel": lambda lab: waiting.cancel(lab.keys, TWIN_SEEN, CALLER),
     "cancel, later": lambda lab: waiting.cancel(lab.keys, Found("later", 0, E[6]), CALLER),
+    "cancel, waits": lambda lab: waiting.cancel(lab.keys, Found("later", 0, AFTER), CALLER),
     "cancel, inbox": lambda lab: waiting.cancel(lab.keys, Found("inbox", 0, E[4], consumer="a"), CALLER),
     "cancel, beside": lambda lab: waiting.cancel(lab.keys, waits_large(lab), CALLER),
     "call_off": lambda lab: waiting.call_off(lab.keys, Found("doing", 0, E[2], consumer="a"), CALLER),
@@ -175,6 +181,10 @@ def busy(lab: Lab, *, idle: bool = False) -> None:
     lab.client.hset(k.stats, "tick_at", 7)
     lab.client.zadd(k.dead, {LETTER.member: 5})
     lab.client.hset(k.uniques, mapping={"+k": bytes(16).hex(), "-" + (b"1" * 16).hex(): bytes(16).hex()})
+    lab.client.hset(k.stats, "ordered", 1)
+    lab.client.hset(k.uniques, mapping={"=k": E[0][23:39].hex(), "#": 1})
+    lab.client.zadd(k.later, {AFTER: PARKED + 1})
+    lab.client.zadd(k.lanes, {sha1(b"k").hexdigest() + str(PARKED + 1): 0})
     if not idle:
         lab.push(b"raw", element(21, lost=1), b"more", TWIN)
 
@@ -259,7 +269,12 @@ def test_out_of_memory(own_lab: Lab, name: str) -> None:
         return
     lab.reply(command)
     gone = {"trip": [E[0]], "trip, drop": E[:2], "discard": [LETTER.element], "dedupe": [TWIN], "cancel": [TWIN]}
-    gone |= {"cancel, later": [E[6]], "cancel, inbox": [E[4]], "cancel, beside": [large(lab.keys, 8, 40)]}
+    gone |= {
+        "cancel, later": [E[6]],
+        "cancel, waits": [AFTER],
+        "cancel, inbox": [E[4]],
+        "cancel, beside": [large(lab.keys, 8, 40)],
+    }
     assert sorted(messages(lab) + [env.unpack(e).id for e in gone.get(name, [])]) == everything
     assert lab.snapshot() != before or name in READ_ONLY
 
@@ -320,7 +335,7 @@ def test_headers() -> None:
     for path in LUA.glob("*.lua"):
         text = path.read_text("utf-8")
         head = "".join(line for line in text.splitlines(True) if line.startswith("--"))
-        if path.stem not in ("admit", "envelope", "places", "lock", "marks", "tick", "unique"):
+        if path.stem not in ("admit", "envelope", "lanes", "places", "lock", "marks", "tick", "unique"):
             assert text.startswith(f"-- {path.stem}: ")
             for word in ("-- KEYS  1 ", "-- ARGV  ", "-- Returns ", "-- Cost  O("):
                 assert word in head, (path.name, word)

@@ -2,8 +2,8 @@
 --
 -- Guarantee: it is among the dead before it leaves its place, whole, so that it can be revived; it moves only if it
 --   still stands there. Without ARGV 1 it only looks.
--- KEYS  1 where it is  2 dead  3 events  4 stats  5 uniques  6 where its body should be, if that is what is wrong:
---       nothing happens if it is there
+-- KEYS  1 where it is  2 dead  3 events  4 stats  5 uniques  6 lanes  7 ready  8 later
+--       9 where its body should be, if that is what is wrong: nothing happens if it is there
 -- ARGV  1 '1' to do it, '' to look  2 who  3 id (hex)  4 cause
 --       5 the element  6 its place in a list, from the left ('' in a sorted set)  7 member for dead
 -- Returns 1 it is there (and now a dead letter) | 0 it is not, or no longer
@@ -11,7 +11,7 @@
 local DEAD = KEYS[2]
 redis.call('ZCARD', DEAD)
 local place = stands(KEYS[1], ARGV[5], ARGV[6])
-if not place or KEYS[6] and redis.call('TYPE', KEYS[6]).ok == 'string' then
+if not place or KEYS[9] and redis.call('TYPE', KEYS[9]).ok == 'string' then
   return 0
 end
 if ARGV[1] == '1' then
@@ -19,7 +19,7 @@ if ARGV[1] == '1' then
   redis.call('HDEL', KEYS[4], '') -- allowed when out of memory, and so is all that follows
   redis.call('ZADD', DEAD, t[1] * 1000 + math.floor(t[2] / 1000), ARGV[7])
   remove(KEYS[1], ARGV[5], place)
-  free(KEYS[5], ARGV[5])
+  free(ARGV[5], unpack(KEYS, 5, 8))
   redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', '10000', '*', 'event', 'bury', 'id', ARGV[3],
     'consumer', ARGV[2], 'detail', ARGV[4])
   redis.pcall('HINCRBY', KEYS[4], 'bury', 1)

@@ -3,7 +3,8 @@
 -- Guarantee: it goes aside as a whole in one step, and nobody claims from there. What an earlier purge has left aside
 --   is not mixed with it, but told of. A part is removed only if it is exactly what was looked at; with it go the
 --   bodies beside the list, and what is unique by its messages. Works when Redis is out of memory.
--- KEYS  1 ready, or later  2 where it goes aside  3 events  4 stats  5 uniques  6.. bodies of what is dropped
+-- KEYS  1 ready, or later  2 where it goes aside  3 events  4 stats  5 uniques  6 lanes  7 ready  8 later
+--       9.. bodies of what is dropped
 -- ARGV  1 'take' | 'look' | 'drop'  2 who
 --       with 'take': 3 a word that no other purge has
 --       with 'look' and 'drop': 3 most elements  4 most bytes; with 'drop': 5 SHA-1 of what was looked at, together
@@ -11,7 +12,7 @@
 --   with 'look' {1 if it is a sorted set, elements, or members and scores, the next one first};
 --   with 'drop' {1 removed | 0 it is not that any more, how many are left}
 -- Cost  O(1); or O(elements), at most as ARGV 3 and 4 say, one larger goes alone
-local PLACE, ASIDE, EVENTS, STATS, UNIQUES = unpack(KEYS, 1, 5)
+local PLACE, ASIDE, EVENTS, STATS = unpack(KEYS, 1, 4)
 local verb = ARGV[1]
 local is_set = redis.call('TYPE', verb == 'take' and PLACE or ASIDE).ok == 'zset'
 
@@ -74,10 +75,11 @@ if is_set then
 else
   redis.call('LTRIM', ASIDE, 0, -#elements - 1)
 end
-for i = 6, #KEYS do
+for i = 9, #KEYS do
   redis.call('UNLINK', KEYS[i])
 end
 for i = 1, #elements do
-  free(UNIQUES, elements[i])
+  unpark(KEYS[6], elements[i], is_set and seen[2 * i])
+  free(elements[i], unpack(KEYS, 5, 8))
 end
 return {1, length(ASIDE)}

@@ -4,14 +4,15 @@
 --   marker does the same for anybody. Refused under out-of-memory before anything is written. A repeat changes
 --   nothing, but it is a write (of what stands there), so that a WAIT behind it waits for the first time too.
 -- KEYS  1 ready  2 producers (HASH producer -> sequence, and ":ms" if a sweep has found it idle)
---       unless it is plainly for now: 3 later  4 consumers  5 traces  then, as far as ARGV 10, 5 and 9 ask for them,
---       who has the key that is unique (a field of a HASH, or for a time a string), the marker, the body
+--       unless it is plainly for now: 3 later  4 consumers  5 traces  then, as far as ARGV 10, 5, 11 and 9 ask for
+--       them, who has the key that is unique (a field of a HASH, or for a time a string), the marker, stats, the body
 -- ARGV  1 producer  2 sequence
 --       with KEYS 3: 3 'ready' | 'in' | 'at'  4 ms of delay, or Unix ms  5 dedupe window, ms (0: there is no marker)
 --       6 ids (hex, separated by spaces) of those that are traced  7 who puts, 8 by which program
 --       9 1 if the body of the only element lies beside the list, where it was brought before, to last from here on
 --       10 '' or, if it is unique (core/unique.py), msgpack of {'skip' | 'replace' | 'extend', ms (0: as long as the
 --         message says), key, id (hex)}
+--       11 1 if they have an ordering key (lanes.lua)
 --       .. elements, the first put first
 -- Returns 1 accepted | 0 this was here before | -1 nothing was done: that body is not there, -2: the queue takes none
 --   | {'kept', id}: that one has the key, nothing was put | {'replaced', id}: accepted, and that one gives way
@@ -29,6 +30,7 @@ end
 local unique = full and ARGV[10] ~= '' and cmsgpack.unpack(ARGV[10])
 local marker = full and ARGV[5] ~= '0' and KEYS[unique and 7 or 6]
 local body = full and ARGV[9] == '1' and KEYS[#KEYS]
+local stats = full and ARGV[11] == '1' and KEYS[body and #KEYS - 1 or #KEYS]
 local mark = marker and redis.call('GET', marker)
 if repeated or mark then
   redis.call('HDEL', KEYS[2], '') -- allowed when out of memory; so is what follows
@@ -78,9 +80,12 @@ local function mark_it()
 end
 
 local idle = redis.call('LLEN', KEYS[1]) == 0 -- a wrong type fails here, before the first write
+if stats and redis.call('HEXISTS', stats, 'ordered') == 0 then
+  redis.call('HSET', stats, 'ordered', 1) -- from here on trips look at who has the turn
+end
 if ARGV[3] == 'ready' then
   mark_it()
-  redis.call('LPUSH', KEYS[1], unpack(ARGV, 11))
+  redis.call('LPUSH', KEYS[1], unpack(ARGV, 12))
 else
   local t = redis.call('TIME')
   local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -91,7 +96,7 @@ else
   local head = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
   local live = redis.call('ZCOUNT', KEYS[4], now, '+inf') -- before the first write: it may fail
   mark_it()
-  for i = 11, #ARGV do
+  for i = 12, #ARGV do
     redis.call('ZADD', KEYS[3], due, ARGV[i])
   end
   -- Idle consumers sleep until what was due first. If this is due sooner, one of them must know.

@@ -6,7 +6,8 @@
 --   A message that has now been lost as often as the limit says is dead-lettered as POISON. One that somebody has
 --   cancelled meanwhile (marks.lua) is gone.
 --   No lease counts as over before the server has been up (or primary) for one whole lease.
--- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 dead  7 events  8 stats  9 uniques
+-- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 dead  7 events  8 stats  9 uniques  10 lanes
+--       11 later
 -- ARGV  1 consumer  2 'lease' | 'dead' (its process was seen to die: the name is marked, for good)
 --       3 losses before POISON  4 lease of the caller, ms  5 server run id ('' if unknown)
 --       6 most elements  7 most bytes  8 how long an empty registration stays, ms
@@ -14,7 +15,7 @@
 -- Returns {'alive' | 'waiting' | 'adopted' | 'forgotten' | 'reaped', returned, buried, 1 if more is left}
 --   adopted: lists without a registration were given one, with a lease from now
 -- Cost  O(elements), at most as ARGV 6 and 7 say; newest first, so that a rest stays in order
-local READY, INBOX, DOING, CONSUMERS, SESSION, DEAD, EVENTS, STATS, UNIQUES = unpack(KEYS)
+local READY, INBOX, DOING, CONSUMERS, SESSION, DEAD, EVENTS, STATS, UNIQUES, LANES, LATER = unpack(KEYS)
 local name, how, limit, budget = ARGV[1], ARGV[2], tonumber(ARGV[6]), tonumber(ARGV[7])
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -111,7 +112,7 @@ if redis.call('LLEN', INBOX) == 0 and returned < limit then
     local id = whole(element) and to_hex(element, 24)
     if marks and marks[id] then
       note_cancel(EVENTS, id, marks[id])
-      free(UNIQUES, element)
+      free(element, UNIQUES, LANES, READY, LATER)
       marks[id], cancelled = nil, cancelled + 1
       return
     end
@@ -128,7 +129,7 @@ if redis.call('LLEN', INBOX) == 0 and returned < limit then
         n = epoch * 1000 + buried, -- equal members of a sorted set are one, equal messages are several
       })
       redis.call('ZADD', DEAD, now, why .. back)
-      free(UNIQUES, back)
+      free(back, UNIQUES, LANES, READY, LATER)
       note('bury', id, 'POISON')
       buried = buried + 1
     else

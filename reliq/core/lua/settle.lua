@@ -3,7 +3,7 @@
 -- Guarantee: numbered, as read.lua says; the last number again returns the stored answer. Nothing is removed or marked
 --   unless the right end of ready is exactly what was read: a push to that end in between is seen, and then nothing
 --   changes. Dead letters are written before anything is removed.
--- KEYS  1 ready  2 lock  3 consumers  4 stats  5 dead  6 events  7 uniques
+-- KEYS  1 ready  2 lock  3 consumers  4 stats  5 dead  6 events  7 uniques  8 lanes  9 later
 --       then inboxes of consumers that slept when the queue was taken, then bodies that go with the batch
 -- ARGV  1 holder  2 number  3 lease, ms
 --       4 'ack' remove it | 'retry' it failed | 'release' its handler put it back | 'return' it was not handled
@@ -12,7 +12,7 @@
 --       13.. dead letters of it, with an ack: member for dead, id (hex), cause of each
 -- Returns {'ok' | 'again' | 'stale' | 'lost', server ms, 1 if it was done, 0 if the right end is another}
 -- Cost  O(batch), at most 1,000 elements or 256 kB, or one larger element
-local READY, LOCK, CONSUMERS, STATS, DEAD, EVENTS, UNIQUES = unpack(KEYS, 1, 7)
+local READY, LOCK, CONSUMERS, STATS, DEAD, EVENTS, UNIQUES, LANES, LATER = unpack(KEYS, 1, 9)
 local name, number, lease, verb = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local count, most = tonumber(ARGV[5]), tonumber(ARGV[8])
 local t = redis.call('TIME')
@@ -30,7 +30,7 @@ end
 redis.call('LLEN', READY)
 redis.call('ZCARD', DEAD)
 redis.call('ZSCORE', CONSUMERS, name)
-local inboxes = {unpack(KEYS, 8, 7 + tonumber(ARGV[12]))}
+local inboxes = {unpack(KEYS, 10, 9 + tonumber(ARGV[12]))}
 for _, inbox in ipairs(inboxes) do
   redis.call('LLEN', inbox)
 end
@@ -67,12 +67,12 @@ elseif verb == 'ack' then
     buried = buried + 1
   end
   redis.call('LTRIM', READY, 0, -count - 1)
-  for i = 8 + #inboxes, #KEYS do
+  for i = 10 + #inboxes, #KEYS do
     redis.call('UNLINK', KEYS[i])
   end
   if redis.call('EXISTS', UNIQUES) == 1 then
     for i = 1, count do
-      free(UNIQUES, batch[i])
+      free(batch[i], UNIQUES, LANES, READY, LATER)
     end
   end
   redis.pcall('HINCRBY', STATS, 'ack', count - buried)

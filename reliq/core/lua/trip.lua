@@ -6,8 +6,8 @@
 --   that is not in the processing list is late: refused and reported. Every read that could fail on a
 --   wrong type stands before the first write, and the first write is one that Redis allows when it is
 --   out of memory, which lets the rest through: a full Redis can be drained.
--- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 later  7 dead  8 events  9 stats
---       10 traces, if there are steps of traced messages; then the bodies that 'drop' names
+-- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 later  7 dead  8 events  9 stats  10 uniques  11 lanes
+--       12 traces, if there are steps of traced messages; then the bodies that 'drop' names
 -- ARGV  1 consumer  2 trip number  3 lease, ms  4 reap epoch as known ('' at first)  5 messages in hand
 --       6 free slots  7 what to do with suspects (messages that a consumer died with):
 --         'alone' take one only with empty hands | 'decline' pass over them | 'beside' take one beside others
@@ -21,8 +21,7 @@
 --                   that it was acked is not true if the ack is late
 --         'drop'    id (hex), key of its body, '': goes with an ack, and is no settle either; not if the ack is late.
 --                   Also with another settle of a message that is cancelled, if that ends it
---         'free'    id (hex), what it is unique by, the HASH that says so (the last of KEYS): likewise, with any
---                   settle, if that ends it
+--         'free'    id (hex), what it is unique by, '': likewise, with any settle, if that ends it
 -- Returns {'ok' | 'again' | 'stale' | 'dead' | 'held', server ms, reap epoch, late settles (indexes from 0),
 --   1 if elements is the whole processing list and not only what is new, 1 if suspects wait (or why nothing more
 --   was claimed: -1 the queue is paused, less: minus so many ms, until which a limit stands in the way),
@@ -31,7 +30,7 @@
 --   messages that are still ready, number of the trip before as it is known here; then an order (order.lua) and the
 --   ids (hex, spaces between) of messages in hand that are cancelled (marks.lua), as far as there are any}
 -- Cost  O(settled + promoted + claimed + in hand), each bounded by ~1,000 elements or 256 kB
-local READY, INBOX, DOING, CONSUMERS, SESSION, LATER, DEAD, EVENTS, STATS = unpack(KEYS)
+local READY, INBOX, DOING, CONSUMERS, SESSION, LATER, DEAD, EVENTS, STATS, UNIQUES, LANES = unpack(KEYS)
 local name, trip, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local want, suspects_mode, budget = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[9])
 local t = redis.call('TIME')
@@ -51,7 +50,8 @@ local ready, before = redis.call('LLEN', READY), redis.call('LLEN', DOING)
 local inbox = redis.call('LRANGE', INBOX, 0, -1)
 local leases = redis.call('ZRANGEBYSCORE', CONSUMERS, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
 redis.call('ZCARD', DEAD)
-local server = redis.call('HMGET', STATS, 'server', 'sweep_at', 'full_sweep_at', 'exclusive', 'tick_at', 'gate')
+local server = redis.call('HMGET', STATS, 'server', 'sweep_at', 'full_sweep_at', 'exclusive', 'tick_at', 'gate',
+  'ordered')
 if server[4] then -- somebody holds the queue for himself alone (seize.lua), which he could while we slept, or were not
   if last > 0 then
     return {'dead', now, epoch, {}, 0, 0, -1, -1, 0, {}, 0, last}
@@ -60,6 +60,7 @@ if server[4] then -- somebody holds the queue for himself alone (seize.lua), whi
   return {'held', now, epoch, {}, 0, 0, -1, math.max(left, 0), 0, {server[4]}, 0, last}
 end
 local head = redis.call('ZRANGE', LATER, 0, 0, 'WITHSCORES')
+local ordered = server[7] and redis.call('HLEN', UNIQUES) and redis.call('ZCARD', LANES)
 
 redis.call('ZREM', LATER, '') -- allowed when out of memory; from here on everything is
 redis.call('ZADD', CONSUMERS, now + lease, name)
@@ -136,7 +137,7 @@ for i = 13 + acks, #ARGV, 4 do
   local verb, element, back, extra = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if verb == 'trace' then
     if back ~= 'ack' or not refused[element] then
-      note(back, element, extra, KEYS[10])
+      note(back, element, extra, KEYS[12])
     end
     index = index - 1
   elseif verb == 'drop' then
@@ -146,10 +147,10 @@ for i = 13 + acks, #ARGV, 4 do
     index = index - 1
   elseif verb == 'free' then
     if not refused[element] then -- by now nothing may fail
-      if redis.pcall('HGET', extra, '+' .. back) == element then
-        redis.pcall('HDEL', extra, '+' .. back)
+      if redis.pcall('HGET', UNIQUES, '+' .. back) == element then
+        redis.pcall('HDEL', UNIQUES, '+' .. back)
       end
-      redis.pcall('HDEL', extra, '-' .. element)
+      redis.pcall('HDEL', UNIQUES, '-' .. element)
     end
     index = index - 1
   elseif redis.call('LPOS', DOING, element) then
@@ -170,6 +171,9 @@ for i = 13 + acks, #ARGV, 4 do
     end
     redis.call('LREM', DOING, 1, element)
     counts[verb] = counts[verb] + 1
+    if ordered and (by or verb == 'bury') then
+      ready = ready + end_turn(UNIQUES, LANES, READY, LATER, element)
+    end
     if not by then
       stays[id_of(element)] = true
       refused[id_of(element)] = verb ~= 'bury'
@@ -181,6 +185,13 @@ for i = 13 + acks, #ARGV, 4 do
     note('late', id_of(element), verb)
   end
   index = index + 1
+end
+if ordered then
+  for i = 13, 12 + acks do
+    if not refused[id_of(ARGV[i])] then
+      ready = ready + end_turn(UNIQUES, LANES, READY, LATER, ARGV[i])
+    end
+  end
 end
 for verb, n in pairs(counts) do
   if n > 0 then
@@ -227,7 +238,7 @@ if server[6] then
   end)
 end
 if want > 0 and ready > 0 then
-  local most = suspects_mode == 'decline' and want + 100 or want
+  local most = want + (ordered and 300 or suspects_mode == 'decline' and 100 or 0)
   local seen = from_right(READY, math.min(ready, most), budget, weight)
   -- Bells first: else a claim of one could come back empty while messages wait behind it. Where messages were
   -- cancelled there may be many, of which one trip drops some thousands.
@@ -245,6 +256,7 @@ if want > 0 and ready > 0 then
     local element = seen[i]
     local known = element ~= BELL and whole(element)
     local suspect = known and lost_count(element) > 0
+    local key = ordered and known and ordering_of(element)
     if element == BELL then
       passed = passed + 1
     elseif suspect and suspects_mode == 'decline' then
@@ -255,6 +267,12 @@ if want > 0 and ready > 0 then
       break
     elseif #claimed >= want then
       break
+    elseif key and not has_turn(UNIQUES, key, id_of(element)) then
+      if not park(UNIQUES, LANES, LATER, key, element) then -- not before the one that is equal
+        redis.call('LPUSH', READY, element)
+        ready, shut = ready + 1, math.max(shut, 200)
+      end
+      passed = passed + 1
     elseif not known and #element > 268435456 then
       -- An ack would have to send it back, which is near what the protocol can carry (512 MB): kept, unread.
       local wrapped = wrap(element, now, name .. ':' .. trip .. ':' .. i)
@@ -300,6 +318,7 @@ end
 
 -- When is a next trip worth making? At the next due time, or when the next lease of somebody ends.
 local soonest = head[2] and tonumber(head[2])
+soonest = soonest ~= nil and soonest < PARKED and soonest or nil
 local ending = leases[1] == name and leases[4] or leases[1] ~= name and leases[2]
 if ending and (not soonest or tonumber(ending) < soonest) then
   soonest = tonumber(ending) + 1

@@ -1,4 +1,5 @@
--- Shared by the scripts by which messages end: what one was unique by is free. (With envelope.lua before it.)
+-- Shared by the scripts by which messages end: what one was unique by is free, and the next one has its turn. (With
+-- envelope.lua and lanes.lua before it.)
 
 -- The id and the key of a message that holds one until its end or its start, as its meta tells.
 local function unique_of(e)
@@ -13,7 +14,8 @@ local function unique_of(e)
 end
 
 -- Only what is its own; nothing may fail here, since the message has gone by now.
-local function free(uniques, e)
+local function free(e, uniques, lanes, ready, later)
+  end_turn(uniques, lanes, ready, later, e)
   local id, key = unique_of(e)
   if not id then
     return

@@ -1,0 +1,80 @@
+-- Shared by the scripts that claim and that end messages: those with the same ordering key are handed out one at a
+-- time, in order. (With envelope.lua before it.)
+--
+-- Of a key that has a message on its way, '=key' in the HASH 'uniques' is the id of that message: it has the turn until
+-- it ends. Those that wait for theirs are in 'later', at a serial number that no clock reaches, so that whatever acts
+-- on what is put off (search, cancel, purge, ...) acts on them. The ZSET 'lanes' has their order: a digest of the key
+-- and the serial number, all of one score. It may name some that are not in 'later' any more.
+local PARKED = 4000000000000000
+
+-- The ordering key of a message, if it has one.
+local function ordering_of(e)
+  if #e < 41 or byte(e, 5) ~= 1 or byte(e, 40) == 128 then
+    return nil
+  end
+  local fine, _, meta = pcall(cmsgpack.unpack_one, e, 39)
+  local key = fine and type(meta) == 'table' and meta.o
+  return type(key) == 'string' and key or nil
+end
+
+local function lane_of(key, score)
+  return sha1hex(key) .. format('%016.0f', score)
+end
+
+-- Whether this message has the turn of its key, or takes it as nobody has.
+local function has_turn(uniques, key, id)
+  return redis.call('HSETNX', uniques, '=' .. key, id) == 1 or redis.call('HGET', uniques, '=' .. key) == id
+end
+
+-- Let a message wait for its turn. False if an equal one waits there already: a sorted set would make one of the two.
+local function park(uniques, lanes, later, key, e)
+  local score = PARKED + redis.call('HINCRBY', uniques, '#', 1)
+  if redis.call('ZADD', later, 'NX', format('%.0f', score), e) == 0 then
+    return false
+  end
+  redis.call('ZADD', lanes, 0, lane_of(key, score))
+  return true
+end
+
+-- It leaves 'later', where it had this score: it waits for no turn any more.
+local function unpark(lanes, e, score)
+  local key = score and tonumber(score) >= PARKED and ordering_of(e)
+  if key then
+    redis.call('ZREM', lanes, lane_of(key, tonumber(score)))
+  end
+end
+
+-- A message has ended: if the turn was its own, the next one of its lane has it, and is at the head of ready. (Returns
+-- how many came there.) One call passes over at most 1,000 that are not there any more.
+local function pass_turn(uniques, lanes, ready, later, e)
+  local key = ordering_of(e)
+  if not key or redis.call('HGET', uniques, '=' .. key) ~= to_hex(e, 24) then
+    return 0
+  end
+  local digest = sha1hex(key)
+  for _ = 1, 1000 do
+    local first = redis.call('ZRANGEBYLEX', lanes, '[' .. digest, '(' .. digest .. ':', 'LIMIT', 0, 1)[1]
+    if not first then
+      break
+    end
+    local score = sub(first, 41)
+    for _, waits in ipairs(redis.call('ZRANGEBYSCORE', later, score, score)) do
+      if ordering_of(waits) == key then
+        redis.call('RPUSH', ready, waits)
+        redis.call('ZREM', later, waits)
+        redis.call('ZREM', lanes, first)
+        redis.call('HSET', uniques, '=' .. key, to_hex(waits, 24))
+        return 1
+      end
+    end
+    redis.call('ZREM', lanes, first)
+  end
+  redis.call('HDEL', uniques, '=' .. key)
+  return 0
+end
+
+-- The same where nothing may fail, since the message has gone by now.
+local function end_turn(...)
+  local fine, came = pcall(pass_turn, ...)
+  return fine and came or 0
+end
