@@ -41,6 +41,7 @@ LOG_BURST: Final = 100
 LOG_WINDOW: Final = 10.0
 MAX_BODY: Final = 64 * 1024 * 1024
 CLAIM_CHECK: Final = 64 * 1024
+COMPRESS_FROM: Final = 1024
 SCRIPT_ELEMENTS: Final = 1000
 SCRIPT_BYTES: Final = 256 * 1024
 #: A paused queue is looked at this often, seconds: resuming is seen by all within that.
@@ -79,6 +80,7 @@ TABLE: Final = (
     Default(
         "claim_check", CLAIM_CHECK, "bytes", "larger bodies lie beside the list, so that no ack sends them back"
     ),
+    Default("compress from", COMPRESS_FROM, "bytes", "with compress=; shorter ones gain little, and cost time"),
     Default(
         "script elements", SCRIPT_ELEMENTS, "", "most that one script call moves, so that Redis is never held"
     ),

@@ -290,6 +290,9 @@ class QueueOptions:
     max_losses: int
     max_body: int
     claim_check: int
+    compresses: bool
+    #: Encoded bodies of more bytes are compressed, or lie beside the list, or both.
+    large_from: int
     levels: Mapping[str, int]
 
     @property
@@ -307,12 +310,20 @@ class QueueOptions:
         """Encode a body into (id, element). The trace id of the context goes with it, and what is ``extra``."""
         raw_id = _IDS.one() if id is None else env.named_id(_checked_id(id))
         data = encode(self.codec, body, self.max_body)
-        if len(data) > self.claim_check:
-            return raw_id, self._beside(raw_id, data, id, extra)
+        if len(data) > self.large_from:
+            return raw_id, self._large(raw_id, data, id, extra)
         return raw_id, env.seal(raw_id + self._meta(raw_id, id, extra) + data)
 
-    def _beside(self, raw_id: bytes, data: bytes, id: str | None = None, extra: env.Meta = PLAIN) -> Beside:
-        """The element of a message whose body is too large to travel with it."""
+    def _large(self, raw_id: bytes, data: bytes, id: str | None = None, extra: env.Meta = PLAIN) -> bytes:
+        """The element of a message whose body is compressed, if that helps, and then is perhaps too large still to
+        travel with it."""
+        if self.compresses:
+            from reliq.core import compression
+
+            if (less := compression.compressed(data)) is not None:
+                data, extra = less, {**extra, compression.KEY: compression.ZSTD}
+        if len(data) <= self.claim_check:
+            return env.seal(raw_id + self._meta(raw_id, id, extra) + data)
         name = _IDS.one()
         element = env.seal(raw_id + self._meta(raw_id, id, extra, ticket=beside.ticket(name, data)))
         return beside.checked(element, self.keys.body(name), data)
@@ -321,12 +332,12 @@ class QueueOptions:
         """The same for many, in order; if one of them cannot be encoded, for none."""
         data = encode_all(self.codec, list(bodies), self.max_body)
         raw_ids = _IDS.many(len(data))
-        if sum(map(len, data)) <= self.claim_check:
+        if sum(map(len, data)) <= self.large_from:
             return raw_ids, self._seal_all(raw_ids, data, extra)
-        large = {i: body for i, body in enumerate(data) if len(body) > self.claim_check}
+        large = {i: body for i, body in enumerate(data) if len(body) > self.large_from}
         elements = self._seal_all(raw_ids, [b"" if i in large else body for i, body in enumerate(data)], extra)
         for i, body in large.items():
-            elements[i] = self._beside(raw_ids[i], body, extra=extra)
+            elements[i] = self._large(raw_ids[i], body, extra=extra)
         return raw_ids, elements
 
     def _seal_all(self, ids: list[bytes], bodies: Sequence[bytes], extra: env.Meta) -> list[bytes]:
@@ -426,6 +437,7 @@ def options(
     max_losses: int,
     max_body: int,
     claim_check: int = defaults.CLAIM_CHECK,
+    compress: str | None = None,
     trace: float | None = None,
     levels: Mapping[str, int] | bool = False,
 ) -> QueueOptions:
@@ -449,7 +461,7 @@ def options(
         )
     if retry is not None and not isinstance(retry, Retry):
         raise ConfigError(f"queue {name!r}: retry={retry!r}: pass a reliq.Retry(attempts=, wait=, stop=)")
-    chosen, share = find(codec), _share(name, trace)
+    chosen, share, compresses = find(codec), _share(name, trace), _compresses(name, compress)
     return _kind(share)(
         keys=Keys(name, prefix or settings.prefix or "reliq", key),
         codec=chosen,
@@ -462,8 +474,18 @@ def options(
         max_losses=max_losses,
         max_body=max_body,
         claim_check=claim_check,
+        compresses=compresses,
+        large_from=min(claim_check, defaults.COMPRESS_FROM) if compresses else claim_check,
         levels=_levels(name, levels) if levels else {},
     )
+
+
+def _compresses(name: str, compress: str | None) -> bool:
+    if compress is None:
+        return False
+    from reliq.core.compression import checked
+
+    return checked(name, compress)
 
 
 def _levels(name: str, levels: Mapping[str, int] | bool) -> Mapping[str, int]:

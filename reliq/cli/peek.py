@@ -427,6 +427,8 @@ def _details(found: Found, *, full: bool) -> Iterator[str]:
         yield f"last error: {last}"
     if found.beside is not None:
         yield f"body of {found.beside:,} bytes, beside the list"
+    if found.envelope is not None and (method := found.envelope.meta.get("z")):
+        yield f"compressed with {method}"
     if found.problem is not None and not (found.state == "dead" and found.problem[1] == found.note.get("error")):
         yield f"{found.problem[0]}: {found.problem[1]}"
 

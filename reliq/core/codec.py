@@ -171,6 +171,10 @@ def decode(meta: dict[str, Any], data: bytes, codec: Codec, raw_codec: Codec) ->
         if found is None:
             raise DecodeError("UNDECODABLE", f"its codec {name!r} is not known here: give it to Queue(codec=)")
         reader = found
+    if "z" in meta:
+        from reliq.core import compression  # for those that are
+
+        data = compression.expanded(meta["z"], data)
     try:
         return reader.decode(data)
     except Exception as error:

@@ -45,6 +45,7 @@ class Queue:
     ``prefix``: of all keys, default ``$RELIQ_PREFIX`` or ``reliq``. ``lease``, ``block``,
     ``timeout``: seconds, see the table of defaults. ``retry``: the policy for failing handlers.
     ``claim_check``: encoded bodies of more bytes lie beside the list, so that no settle sends them back.
+    ``compress``: "zstd" for bodies of more than 1 KiB that get smaller by it (extra ``reliq[zstd]``), or None.
     ``trace``: of which share of the messages that are put here every step is written down, 0 to 1 (True: of all);
     default ``$RELIQ_TRACE`` or none.
     ``levels``: for ``put(priority=)``, True (high 6, normal 3, low 1) or names and weights; see ``level``.
@@ -67,6 +68,7 @@ class Queue:
         max_losses: int = defaults.MAX_LOSSES,
         max_body: int = defaults.MAX_BODY,
         claim_check: int = defaults.CLAIM_CHECK,
+        compress: str | None = None,
         trace: float | None = None,
         levels: Mapping[str, int] | bool = False,
     ) -> None:
@@ -84,6 +86,7 @@ class Queue:
             max_losses=max_losses,
             max_body=max_body,
             claim_check=claim_check,
+            compress=compress,
             trace=trace,
             levels=levels,
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import sys
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -13,7 +15,9 @@ import msgpack
 import pydantic
 import pytest
 import redis as redis_py
+import zstandard
 
+from reliq.core import compression
 from reliq.core import envelope as env
 from reliq.errors import ConfigError
 from tests.conformance.shell import Shell, dead_letters
@@ -181,3 +185,87 @@ def test_max_body_has_to_be_a_size(sh: Shell, wrong: Any) -> None:
     """Checked when the queue is made."""
     with pytest.raises(ConfigError, match="max_body"):
         sh.queue(max_body=wrong)
+
+
+# -- compressed ---------------------------------------------------------------------------------------------
+
+LONG = {"text": "all work and no play " * 200}
+NOISE = {"noise": random.Random(7).randbytes(4000)}
+BOMB = zstandard.ZstdCompressor(level=19).compress(bytes(compression.MOST + 1))
+
+
+async def test_compressed_bodies(sh: Shell, redis: redis_py.Redis) -> None:
+    """Those that get smaller, one by one and among others; a consumer needs no option."""
+    queue = sh.queue(compress="zstd", trace=True)
+    await sh(queue.put(LONG))
+    await sh(queue.put(LONG, unique="x", id="y"))
+    await sh(queue.put_many(["short", LONG, NOISE]))
+    elements = redis.lrange(queue.options.keys.ready, 0, -1)[::-1]
+    assert [env.unpack(each).meta.get("z") for each in elements] == ["zstd", "zstd", None, "zstd", None]
+    assert max(len(each) for each in elements[:2]) < 300
+    assert await sh.drain(sh.queue()) == [LONG, LONG, "short", LONG, NOISE]
+    assert await sh(queue.size()) == (0, 0, 0, 0)
+
+
+async def test_compressed_and_beside_the_list(sh: Shell, redis: redis_py.Redis) -> None:
+    """What is large still lies there compressed; what is not any more travels with its message."""
+    queue = sh.queue(compress="zstd", claim_check=2048)
+    both = {"text": LONG["text"] * 50, **NOISE}
+    await sh(queue.put_many([both, LONG]))
+    [key] = redis.keys(f"{sh.prefix}:*:body:*")
+    assert 4000 < redis.strlen(key) < 5000
+    assert await sh.drain(sh.queue()) == [both, LONG]
+    assert not redis.keys(f"{sh.prefix}:*:body:*")
+
+
+@pytest.mark.parametrize(
+    ("data", "method", "says"),
+    [
+        pytest.param(BOMB, "zstd", "it would be 67,108,865 bytes", id="a bomb"),
+        pytest.param(
+            zstandard.ZstdCompressor(write_content_size=False).compress(bytes(compression.MOST + 1)),
+            *("zstd", "did not decompress full frame"),
+            id="a bomb that says no size",
+        ),
+        pytest.param(b"nonsense", "zstd", "the body is no zstd", id="nonsense"),
+        pytest.param(zstandard.compress(b"\xa1a")[:-2], "zstd", "the body is no zstd", id="cut"),
+        pytest.param(zstandard.compress(b"\xa1a") + b"x", "zstd", "unused data", id="more behind it"),
+        pytest.param(zstandard.compress(b"\xa5a"), "zstd", "the body is no msgpack", id="of nonsense"),
+        pytest.param(b"\xa1a", "lzma", "'lzma', which is not known here", id="another method"),
+        pytest.param(b"\xa1a", ["zstd"], "which is not known here", id="no method"),
+    ],
+)
+async def test_what_cannot_be_expanded(
+    sh: Shell, redis: redis_py.Redis, data: bytes, method: Any, says: str
+) -> None:
+    """Is dead-lettered as it is, with the reason, and the next one is handled."""
+    queue = sh.queue()
+    redis.lpush(queue.options.keys.ready, bad := env.pack(bytes(16), data, {"z": method}))
+    await sh(queue.put("next"))
+    assert await sh.drain(queue) == ["next"]
+    [(note, element)] = dead_letters(redis, queue)
+    assert (note["cause"], element) == ("UNDECODABLE", bad)
+    assert says in note["error"]
+
+
+async def test_no_package_here(sh: Shell, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer without it dead-letters, and says what to install; then the message can be revived. A producer
+    is told when its queue is made."""
+    await sh(sh.queue(compress="zstd").put(LONG))
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "zstandard", None)
+        queue = sh.queue()
+        assert await sh.drain(queue) == []
+        with pytest.raises(ConfigError, match=r"pip install 'reliq\[zstd\]'"):
+            sh.queue(compress="zstd")
+    [(note, _)] = dead_letters(redis, queue)
+    assert "pip install 'reliq[zstd]', then: reliq dead revive ID" in note["error"]
+    assert await sh(queue.revive(note["id"]))
+    assert await sh.drain(queue) == [LONG]
+
+
+def test_only_one_method(sh: Shell) -> None:
+    """Anything else is refused with it."""
+    for wrong in ("gzip", True, ""):
+        with pytest.raises(ConfigError, match="'zstd', or None"):
+            sh.queue(compress=wrong)

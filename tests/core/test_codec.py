@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from reliq.core.codec import CODECS, BytesCodec, Codec, decode, encode, encode_all, find
 from reliq.errors import BodyError, BodyTooLarge, ConfigError, DecodeError
 
-BODIES = json.loads((Path(__file__).parent / "vectors.json").read_text("utf-8"))["bodies"]
+VECTORS = json.loads((Path(__file__).parent / "vectors.json").read_text("utf-8"))
+BODIES = VECTORS["bodies"]
 MSGPACK, JSON, BYTES = CODECS["msgpack"], CODECS["json"], CODECS["bytes"]
 
 plain: st.SearchStrategy[Any] = st.recursive(
@@ -84,6 +85,13 @@ def test_vector_body(vector: dict[str, Any]) -> None:
     assert codec.encode(body) == data
     assert codec.decode(data) == body
     assert type(codec.decode(data)) is type(body)
+
+
+def test_vector_of_a_compressed_body() -> None:
+    """The published bytes are read."""
+    for vector in VECTORS["compressed"]:
+        data = bytes.fromhex(vector["data"])
+        assert decode({"z": vector["z"]}, data, MSGPACK, JSON) == vector["value"]
 
 
 def test_what_is_no_type_of_ours_is_kept() -> None:
