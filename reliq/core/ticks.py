@@ -217,13 +217,13 @@ def fire_g(
         shots: list[Shot] = []
         for name, tick, packed in page.ticks:
             try:
-                some, all_ = _shots(keys.queue, name, tick, packed, page.now, traces)
+                some, all_ = shots_of(keys.queue, name, tick, packed, page.now, traces)
             except DecodeError as error:
                 unread[name] = str(error)
                 continue
             shots += some
             left = left or not all_
-        for call in _calls(shots):
+        for call in calls_of(shots):
             fired, wait = yield fire(keys, by, program, call)
             messages += fired
         if not left or (shots and messages == before):  # somebody else is at it, or the queue takes no puts
@@ -232,7 +232,7 @@ def fire_g(
     return Fired(messages, wait, unread)
 
 
-def _shots(
+def shots_of(
     queue: str, name: str, tick: int, packed: bytes, now: int, traces: Callable[[bytes], bool]
 ) -> tuple[list[Shot], bool]:
     """What to do about the ticks of one schedule, and whether that is all."""
@@ -253,7 +253,7 @@ def _shots(
     return shots, True
 
 
-def _calls(shots: list[Shot]) -> Iterator[list[Shot]]:
+def calls_of(shots: list[Shot]) -> Iterator[list[Shot]]:
     """What one call may take: so many ticks, and so many bytes of messages and definitions."""
     call: list[Shot] = []
     size = 0

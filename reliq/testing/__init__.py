@@ -2,7 +2,9 @@
 
 ``Queues``            queues that no other test has (the fixture ``reliq_queues`` of the pytest plugin)
 ``run_until_empty``   a real worker in this process, until nothing is left to do
-``reliq.testing.aio`` the same names, awaitable
+``travel``            time travel: what is delayed, and the ticks of schedules
+``capture``           what the code under test puts
+``reliq.testing.aio`` the first two functions again, awaitable
 
 Install ``reliq[testing]``; the fixtures are in ``reliq.testing.plugin``, which pytest finds by itself.
 """
@@ -13,18 +15,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from reliq.testing.capturing import Captured, capture
     from reliq.testing.places import Queues
     from reliq.testing.runs import DeadLettered, NotEmpty, Run
-    from reliq.testing.sync import run_until_empty
+    from reliq.testing.sync import run_until_empty, travel
 
-__all__ = ["DeadLettered", "NotEmpty", "Queues", "Run", "run_until_empty"]
+__all__ = ["Captured", "DeadLettered", "NotEmpty", "Queues", "Run", "capture", "run_until_empty", "travel"]
 
+#: The plugin is loaded by every pytest that finds it, and most tests need none of these.
 _LATER: Final = {
+    "Captured": "reliq.testing.capturing",
     "DeadLettered": "reliq.testing.runs",
     "NotEmpty": "reliq.testing.runs",
     "Queues": "reliq.testing.places",
     "Run": "reliq.testing.runs",
+    "capture": "reliq.testing.capturing",
     "run_until_empty": "reliq.testing.sync",
+    "travel": "reliq.testing.sync",
 }
 
 

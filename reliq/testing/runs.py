@@ -19,7 +19,8 @@ from reliq.core.retry import Hook
 from reliq.errors import ConfigError
 
 LEAVE: Final = "leave"
-_MODES: Final = (LEAVE,)
+TRAVEL: Final = "travel"
+_MODES: Final = (LEAVE, TRAVEL)
 _NONE: Final = Sizes(0, 0, 0, 0)
 #: Seconds that a handler has left when the time of a run is over.
 GRACE: Final = 0.2
@@ -40,8 +41,8 @@ class NotEmpty(AssertionError):
 @dataclass
 class Run:
     """What a run did. ``handled``: messages that were acked. ``failures``: every attempt that a handler failed, as
-    a ``reliq.Failure``, in order. ``dead``: the messages that died, with .id .cause .error. ``left``: what is still
-    in the queues, by state."""
+    a ``reliq.Failure``, in order. ``dead``: the messages that died, with .id .cause .error. ``left``: what is
+    still in the queues, by state."""
 
     handled: int = 0
     failures: list[Failure] = field(default_factory=list)

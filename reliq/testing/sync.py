@@ -8,8 +8,10 @@ from types import ModuleType
 from typing import Any
 
 from reliq.ack import Handler
+from reliq.sync.queue import Queue
 from reliq.sync.worker import Worker, own_queue, own_queues
-from reliq.testing.runs import GRACE, LEAVE, Run, Watch
+from reliq.testing.runs import GRACE, LEAVE, TRAVEL, Run, Watch
+from reliq.testing.travels import checked, next_due_g, travel_g
 
 
 def run_until_empty(
@@ -22,9 +24,10 @@ def run_until_empty(
     """Run a real worker in this process until nothing of the handlers' queues is ready or in hand.
 
     ``handlers``: made with ``@q.ack``, or modules that have some. ``later="leave"``: what is delayed, or waits
-    for another attempt, stays. ``concurrency``: handlers at once; with 1, in order. ``timeout``: seconds for all
-    of it, then NotEmpty. Messages that die raise DeadLettered, from what their handler raised, unless
-    ``raise_on_dead`` is False. Returns a ``Run``.
+    for another attempt, stays; ``"travel"``: time jumps to the next of these, as by ``travel``, until there is
+    none. ``concurrency``: handlers at once; with 1, in order. ``timeout``: seconds for all of it, then NotEmpty.
+    Messages that die raise DeadLettered, from what their handler raised, unless ``raise_on_dead`` is False.
+    Returns a ``Run``.
     """
     watch = Watch(handlers, later, timeout)
     over = time.monotonic() + timeout
@@ -32,17 +35,47 @@ def run_until_empty(
     queues = [queue for home in homes for queue in own_queues(home)]
     for queue in queues:
         queue.links.flow(watch.begin_g(queue.options.keys))
-    worker = Worker(*watch.handlers, concurrency=concurrency, signals=False, until_empty=True, grace=GRACE)
-    timer = threading.Timer(over - time.monotonic(), worker.stop)
-    timer.start()
-    try:
-        worker.run()
-    finally:
-        timer.cancel()
-        timer.join()
+    _work(watch, concurrency, over)
+    while later == TRAVEL and time.monotonic() < over and (ms := _next_due(queues)) is not None:
+        for queue in queues:
+            queue.links.flow(travel_g(queue.options, max(1, ms)))
+        _work(watch, concurrency, over)
     for queue in queues:
         queue.links.flow(watch.end_g(queue.options.keys))
     for home, handler in zip(homes, watch.handlers, strict=True):
         if home is not handler.queue:
             home.close()
     return watch.result(in_time=time.monotonic() < over, raise_on_dead=raise_on_dead)
+
+
+def _work(watch: Watch, concurrency: int, over: float) -> None:
+    """A worker, until it finds nothing any more, or the time is over."""
+    worker = Worker(*watch.handlers, concurrency=concurrency, signals=False, until_empty=True, grace=GRACE)
+    timer = threading.Timer(max(0.0, over - time.monotonic()), worker.stop)
+    timer.start()
+    try:
+        worker.run()
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def _next_due(queues: list[Queue]) -> int | None:
+    """In how many ms the first of what is delayed is due."""
+    found = [queue.links.flow(next_due_g(queue.options.keys)) for queue in queues]
+    return min((ms for ms in found if ms is not None), default=None)
+
+
+def travel(queue: Any, seconds: float) -> int:
+    """Let a queue, with all its levels, be so many ``seconds`` later; returns how many messages that made due.
+
+    What is delayed, or waits for another attempt, is due so much sooner, in the same order. Ticks of schedules
+    on the way are fired, each once, all of them (as if workers had been there), and their messages say the right
+    time. What waits is so much older, for ``expires``, ``max_age`` and tenacity's ``stop_after_delay``; and what
+    ends by itself (the hour of ``put(id=)``, ``unique`` for a time) ends so much sooner.
+    The clocks of the server and of this program stay as they are: a lease, a ``timeout`` and ``datetime.now()`` in
+    a handler know nothing of it, what is in hand does not change, and a schedule that is made after a journey has
+    its first tick by the clock. There is no way back. ConfigError for what is no time.
+    """
+    ms = checked(seconds)
+    return sum(q.links.flow(travel_g(q.options, ms)) for q in own_queues(own_queue(queue)))
