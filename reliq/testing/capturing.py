@@ -80,7 +80,7 @@ def _blocking(queue: Any, puts: Captured) -> dict[str, Any]:
         puts.extend(Put(name, body, options, id) for body, id in zip(bodies, receipts, strict=True))
         return receipts
 
-    def _send(ids: list[bytes], *_: Any) -> Any:
+    def _send(ids: list[bytes], *_: Any, **__: Any) -> Any:
         return model.receipts(ids)
 
     return {"put": put, "put_many": put_many, "_send": _send}
@@ -100,7 +100,7 @@ def _awaitable(queue: Any, puts: Captured) -> dict[str, Any]:
         puts.extend(Put(name, body, options, id) for body, id in zip(bodies, receipts, strict=True))
         return receipts
 
-    async def _send(ids: list[bytes], *_: Any) -> Any:
+    async def _send(ids: list[bytes], *_: Any, **__: Any) -> Any:
         return model.receipts(ids)
 
     return {"put": put, "put_many": put_many, "_send": _send}

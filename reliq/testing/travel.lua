@@ -3,12 +3,13 @@
 -- Guarantee: one step. What is due then is due in the order in which it would have been. Messages are put so much
 --   earlier than they were, as far as the caller has read them; one that came meanwhile is as it is.
 -- KEYS  1 ready  2 later  3 stats
--- ARGV  1 ms, then pairs: an element, and the same as it would be if it was put so much earlier
+-- ARGV  1 ms  2 from this score on a message waits for another one, and for no time
+--       3.. pairs: an element, and the same as it would be if it was put so much earlier
 -- Returns how many messages have become due
 -- Cost  O(messages)
 local READY, LATER, STATS = unpack(KEYS)
-local ms, older = tonumber(ARGV[1]), {}
-for i = 2, #ARGV, 2 do
+local ms, parked, older = tonumber(ARGV[1]), tonumber(ARGV[2]), {}
+for i = 3, #ARGV, 2 do
   older[ARGV[i]] = ARGV[i + 1]
 end
 local t = redis.call('TIME')
@@ -22,11 +23,12 @@ end
 local later = redis.call('ZRANGE', LATER, 0, -1, 'WITHSCORES')
 for i = 1, #later, 2 do
   local was = tonumber(later[i + 1])
-  if was > now and was - ms <= now then
+  local is = was < parked and was - ms or was
+  if was > now and is <= now then
     due = due + 1
   end
   redis.call('ZREM', LATER, later[i])
-  redis.call('ZADD', LATER, string.format('%.0f', was - ms), older[later[i]] or later[i])
+  redis.call('ZADD', LATER, string.format('%.0f', is), older[later[i]] or later[i])
 end
 local tokens_at = redis.call('HGET', STATS, 'tokens_at')
 if tokens_at then

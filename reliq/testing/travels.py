@@ -16,6 +16,7 @@ from reliq.core import expiry, ops, ticks
 from reliq.core.command import Command, Flow
 from reliq.core.flows import all_of
 from reliq.core.keys import Keys
+from reliq.core.lanes import PARKED
 from reliq.core.scripts import Script
 from reliq.core.ticks import Shot
 from reliq.errors import ConfigError, DecodeError
@@ -41,7 +42,7 @@ def travel_g(options: QueueOptions, ms: int) -> Flow[int]:
     ready, later = all_of((yield [ops.page(keys.ready, 0, -1), ops.page(keys.later, 0, -1, "ZRANGE")]))
     waiting = dict.fromkeys([*ready, *later[::2]])
     pairs = [word for old in waiting if (new := _older(old, ms)) for word in (old, new)]
-    due = yield Command(_TRAVEL, (keys.ready, keys.later, keys.stats), (ms, *pairs), queue=keys.queue)
+    due = yield Command(_TRAVEL, (keys.ready, keys.later, keys.stats), (ms, PARKED, *pairs), queue=keys.queue)
     yield from _end_sooner_g(keys, ms)
     return int(due)
 
@@ -49,7 +50,7 @@ def travel_g(options: QueueOptions, ms: int) -> Flow[int]:
 def next_due_g(keys: Keys) -> Flow[int | None]:
     """In how many ms the first of what is delayed is due, at least 0; None: nothing is delayed."""
     first, now = all_of((yield [ops.page(keys.later, 0, 0, "ZRANGE"), ops.server_time()]))
-    return max(0, int(float(first[1])) - now) if first else None
+    return max(0, int(float(first[1])) - now) if first and float(first[1]) < PARKED else None
 
 
 def _older(element: bytes, ms: int) -> bytes | None:

@@ -89,6 +89,19 @@ async def test_raw(sh: Shell, redis: redis_py.Redis) -> None:
     assert await sh.drain(queue) == [1, 1, 2]
 
 
+async def test_ordering_keys(sh: Shell) -> None:
+    """What waits for another message of its key, and for no time, goes on doing so."""
+    queue = sh.queue()
+    await sh(queue.put_many([1, 2, 3], ordering_key="k"))
+    await sh(queue.put(4, ordering_key="k", delay=HOUR))
+    async with sh.open(queue.consumer()) as consumer:
+        [first] = await sh(consumer.claim(3, timeout=0))
+        assert await go(sh, queue, 2 * HOUR) == 1
+        assert await sh(consumer.claim(3, timeout=0)) == []
+        await sh(first.ack())
+    assert await sh.drain(queue) == [2, 3, 4]
+
+
 async def test_what_ends_by_itself(sh: Shell) -> None:
     """The hour of an id, and a key that is unique for a time, end sooner; other queues are not concerned."""
     queue, other = sh.queue(), sh.queue("other")
