@@ -12,6 +12,7 @@ from types import CoroutineType
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from reliq import defaults
+from reliq.core import routing
 from reliq.core.retry import Retry
 from reliq.errors import ConfigError
 from reliq.lease import Leased
@@ -26,7 +27,8 @@ class Handler(Generic[P, R]):
 
     ``queue``: where its messages come from. ``retry``: the policy (None: the queue's).
     ``timeout``: seconds that a Worker gives one attempt (None: as long as it likes). ``expected``: after so many a
-    Worker says once where the handler is, and lets it go on; ``inf``: never.
+    Worker says once where the handler is, and lets it go on; ``inf``: never. ``type``: of which messages
+    (None: of all for which the worker has no other handler).
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Handler(Generic[P, R]):
         retry: Retry | None = None,
         timeout: float | None = None,
         expected: float | None = None,
+        type: str | None = None,
     ) -> None:
         if not callable(function):
             raise ConfigError(f"ack({function!r}): use @q.ack, or @q.ack(retry=, timeout=) with names")
@@ -55,6 +58,7 @@ class Handler(Generic[P, R]):
         self.timeout = timeout
         # A handler that has a timeout is told of when that cuts it off.
         self.expected = expected or (defaults.EXPECTED if timeout is None else math.inf)
+        self.type = None if type is None else routing.checked(type, "ack")
         self.function = function
         self.is_async = _is_coroutine_function(function)
         #: The function itself if it takes the body alone: then a worker needs no lease to call it.
@@ -81,6 +85,15 @@ class Handler(Generic[P, R]):
     def name(self) -> str:
         """module.function, for messages."""
         return f"{getattr(self.function, '__module__', '?')}.{_name(self.function)}"
+
+    @property
+    def handlers(self) -> tuple[Handler[P, R], ...]:
+        """Itself: of several that share a queue, there are more."""
+        return (self,)
+
+    def each(self, change: Callable[[Handler[..., Any]], Handler[..., Any]]) -> Handler[..., Any]:
+        """What ``change`` makes of it."""
+        return change(self)
 
     def call(self, lease: Leased) -> Any:
         """Hand the function the body, and the lease if it wants it. Settles nothing."""

@@ -31,6 +31,8 @@ ATTEMPTS: Final = 5
 WAIT_FIRST: Final = 1.0
 WAIT_MOST: Final = 600.0
 RELEASE_DELAY: Final = 1.0
+UNROUTED_FIRST: Final = 1.0
+UNROUTED_MOST: Final = 600.0
 MAX_LOSSES: Final = 3
 GRACE: Final = 25.0
 DEDUPE_WINDOW: Final = 3600.0
@@ -67,6 +69,10 @@ TABLE: Final = (
     Default("wait first", WAIT_FIRST, "s", "before the second attempt; doubles, with jitter"),
     Default("wait most", WAIT_MOST, "s", "the longest wait between two attempts"),
     Default("release delay", RELEASE_DELAY, "s", "a handler that always releases must be no hot loop"),
+    Default(
+        "unrouted first", UNROUTED_FIRST, "s", "a message of a type that nobody handles is away so long; doubles"
+    ),
+    Default("unrouted most", UNROUTED_MOST, "s", "the longest time away; a worker that handles it has it by then"),
     Default("max_losses", MAX_LOSSES, "", "a message that three workers died with is poison"),
     Default("grace", GRACE, "s", "to finish on SIGTERM; fits the 30 s of Kubernetes"),
     Default(

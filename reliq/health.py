@@ -12,10 +12,11 @@ from reliq.core.pulse import SILENCE_SHARE
 from reliq.core.reasons import Reason
 from reliq.core.words import duration
 from reliq.model import QueueOptions
+from reliq.routing import Handling
 from reliq.running import Slot
 from reliq.serving import Page, Pages
 from reliq.telemetry import prometheus
-from reliq.telemetry.tally import Tally
+from reliq.telemetry.tally import Tally, Watch
 from reliq.working import Working
 
 
@@ -74,16 +75,18 @@ def tally(queues: Sequence[str], memory: Callable[[int], Any] = bytearray) -> Ta
     return Tally(queues, memory(Tally.size(queues))) if prometheus.installed() else None
 
 
-def observed(handler: Handler[..., Any], options: QueueOptions, counts: Tally | None) -> Handler[..., Any]:
-    """The handler, with what is switched on around it; itself if that is nothing. ``options``: of
+def observed(handling: Handling, options: QueueOptions, counts: Tally | None) -> Handling:
+    """What handles a queue, with what is switched on around it; itself if that is nothing. ``options``: of
     the queue that it is for here, which may be a level of its own."""
+    watch = None if counts is None else counts.watch(options.name, options.lease)
+    return handling.each(partial(_observed, watch=watch))
+
+
+def _observed(handler: Handler[..., Any], watch: Watch | None) -> Handler[..., Any]:
     function = hooks.wrapped("handler", handler.function)
     if function is not handler.function:
         handler = handler.around(lambda _: function)
-    if counts is None:
-        return handler
-    watch = counts.watch(options.name, options.lease)
-    return handler.around(partial(watch.timed, is_async=handler.is_async), watch)
+    return handler if watch is None else handler.around(partial(watch.timed, is_async=handler.is_async), watch)
 
 
 def pages(look: Callable[[], Vitals], tallies: Iterable[Tally | None]) -> Pages:

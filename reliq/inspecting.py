@@ -51,19 +51,19 @@ def of_worker(
     working: Working[Any], station: Stationed, slots: Iterable[Slot], order: Order, *, asked_at: float, at: int
 ) -> Report:
     """How a worker and its process are. ``asked_at``: when Redis was asked for the time, which is ``at``, ms."""
-    now, mine, handler = clock(), [], station.handler
-    usual = min(handler.expected, handler.timeout or math.inf)
+    now, mine = clock(), []
     for slot in slots:
         message, started_at = slot.message, slot.started_at
         if message is None or message.state is not station.state or message is slot.failed:
             continue
         stack = stack_of(slot) if _wanted(order, message) else None
         if slot.message is message:  # else it has just ended, and the stack is another's
-            took = max(0.0, now - started_at)
+            took, handler = max(0.0, now - started_at), station.handler_of(message)
+            usual = min(handler.expected, handler.timeout or math.inf)
             mine.append(InHand(message.id, at - round(took * 1000), stack, took > usual))
     return Report(
         **process(asked_at, at, now),
-        handler=handler.name,
+        handler=station.handler.name,
         concurrency=working.pace.concurrency,
         working=len(mine),
         waiting=max(0, station.in_hand - len(mine)),
@@ -90,7 +90,7 @@ class SlowWatch:
         self._look_at = now + _BETWEEN
         for slot in slots:
             if slot.passes_expected(now) and (message := slot.slow) is not None:
-                handler, stack = message.state.owner.handler, stack_of(slot)
+                handler, stack = message.state.owner.handler_of(message), stack_of(slot)
                 if slot.message is message:  # else it has just ended
                     log.warning(
                         "handler %s has message %s in hand for %.1f s, and is expected to take %s s (expected=). "

@@ -139,6 +139,11 @@ class Leased:
         return self._message.trace_id
 
     @property
+    def type(self) -> str | None:
+        """Its type, as ``put(type=)`` or the queue's ``route`` says; None: it has none."""
+        return self._message.type
+
+    @property
     def queue(self) -> str:
         """The name of the queue."""
         return self._state.keys.queue
@@ -162,8 +167,9 @@ class Leased:
         whichever comes first; not below 0; None: it has as long as it takes. A thread cannot be interrupted, so a
         handler of long work looks here, and at ``cancelled`` and ``lost``."""
         owner, left = self._state.owner, []
-        if owner is not None and owner.handler.timeout is not None:
-            left.append(self._since + owner.handler.timeout - clock())
+        timeout = None if owner is None else owner.handler_of(self._message).timeout
+        if timeout is not None:
+            left.append(self._since + timeout - clock())
         if (deadline := deadline_of(self._message.envelope.meta)) is not None:
             left.append(deadline / 1000 - time.time())
         return max(0.0, min(left)) if left else None

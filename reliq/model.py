@@ -17,7 +17,7 @@ from itertools import count, repeat
 from typing import TYPE_CHECKING, Any, Final
 
 from reliq import context, defaults
-from reliq.core import beside, trace
+from reliq.core import beside, routing, trace
 from reliq.core import envelope as env
 from reliq.core.beside import Beside
 from reliq.core.codec import Codec, decode, encode, encode_all, find
@@ -205,11 +205,14 @@ def extra(
     expires: float | datetime | None = None,
     only: Unique | None = None,
     ordering_key: str | None = None,
+    type: str | None = None,
 ) -> env.Meta:
     """What a message carries of the words of its put; ConfigError if that is no policy, or cannot travel."""
-    if retry is None and expires is None and ordering_key is None:
+    if retry is None and expires is None and ordering_key is None and type is None:
         return PLAIN if only is None else only.meta
     meta: env.Meta = {} if only is None else dict(only.meta)
+    if type is not None:
+        meta[routing.KEY] = routing.checked(type, "put")
     if expires is not None:
         from reliq.core import expiry  # most messages do not, and most producers need none of it
 
@@ -294,6 +297,8 @@ class QueueOptions:
     #: Encoded bodies of more bytes are compressed, or lie beside the list, or both.
     large_from: int
     levels: Mapping[str, int]
+    route: routing.Rule | None
+    unrouted: str
 
     @property
     def name(self) -> str:
@@ -383,13 +388,19 @@ class QueueOptions:
         catch_up: str,
         jitter: float,
         retry: Retry | None,
+        type: str | None = None,
     ) -> Definition:
         """What a schedule is given, checked, with its body encoded; ConfigError and BodyError say what is
         wrong."""
         from reliq.core import schedule, timing  # most programs have none
 
         data = encode(self.codec, body, self.max_body)
-        return schedule.define(timing.checked(cron, every, tz), catch_up, jitter, retry, self.codec.name, data)
+        made = schedule.define(timing.checked(cron, every, tz), catch_up, jitter, retry, self.codec.name, data)
+        return (
+            made
+            if type is None
+            else made._replace(meta={**made.meta, routing.KEY: routing.checked(type, "schedule")})
+        )
 
     def schedule(self, name: str, definition: Definition, tick: int | None) -> Schedule:
         """A schedule as people see it; ``tick``: its next one, Unix ms."""
@@ -440,6 +451,8 @@ def options(
     compress: str | None = None,
     trace: float | None = None,
     levels: Mapping[str, int] | bool = False,
+    route: routing.Rule | str | None = None,
+    unrouted: str = routing.WAIT,
 ) -> QueueOptions:
     """Check the arguments of Queue(...) against each other; ConfigError says which and why. ``settings`` have what
     they leave open."""
@@ -477,6 +490,8 @@ def options(
         compresses=compresses,
         large_from=min(claim_check, defaults.COMPRESS_FROM) if compresses else claim_check,
         levels=_levels(name, levels) if levels else {},
+        route=routing.rule(route, name),
+        unrouted=routing.checked_unrouted(unrouted, name),
     )
 
 

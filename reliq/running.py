@@ -71,7 +71,7 @@ class Slot:
         message = self.message
         if message is None or message is self.reported:
             return False
-        timeout = message.state.owner.handler.timeout
+        timeout = message.state.owner.handler_of(message).timeout
         return timeout is not None and now - self.started_at > timeout
 
     def passes_expected(self, now: float) -> bool:
@@ -79,7 +79,7 @@ class Slot:
         message = self.message
         if message is None or message is self.slow or message is self.reported:
             return False
-        if now - self.started_at <= message.state.owner.handler.expected:
+        if now - self.started_at <= message.state.owner.handler_of(message).expected:
             return False
         self.slow = message
         return True
@@ -160,12 +160,14 @@ class Executor(Generic[S]):
         """Tell the supervisor, before the handler is called."""
         if self._board is not None:
             station = message.state.owner
-            self._board.start(slot.index, station.index, message.envelope.id, now, station.handler.timeout)
+            self._board.start(
+                slot.index, station.index, message.envelope.id, now, station.handler_of(message).timeout
+            )
 
     def _lease(self, message: Message) -> Any:
         """What a handler gets that wants more than the body."""
         station = message.state.owner
-        return self._lease_class(message, self._settler(station), station.handler.retry)
+        return self._lease_class(message, self._settler(station), station.handler_of(message).retry)
 
     def _end(self, slot: Slot, message: Message, lease: Leased | None, error: BaseException | None) -> None:
         """Settle by the outcome, unless the handler (or the watch over timeouts) has settled it."""
@@ -183,7 +185,7 @@ class Executor(Generic[S]):
                 message.done()
             state.finished.append(message)
         else:
-            settle = settle_for(state, message, state.owner.handler.retry, error)
+            settle = settle_for(state, message, state.owner.handler_of(message).retry, error)
             report(error, settle)
             state.finished.append(settle)
         slot.message = None  # last: a worker that ends meanwhile would give the message back
@@ -321,7 +323,7 @@ class ThreadExecutor(Executor[S]):
                         station.handler.check(result)
                 else:
                     lease = self._lease(message)
-                    station.handler.call(lease)
+                    station.handler_of(message).call(lease)
             except BaseException as raised:  # noqa: BLE001 - nothing that a handler raises may end the worker
                 error = raised
             now = clock()
@@ -388,7 +390,7 @@ class CoroutineExecutor(Executor[S]):
 
     async def _run(self, slot: Slot, message: Message, now: float) -> None:
         station = message.state.owner
-        handler = station.handler
+        handler = station.handler_of(message)
         slot.started_at, slot.message = now, message
         if self._board is not None:
             self._show(slot, message, now)

@@ -28,6 +28,7 @@ class Tripping:
             raw_codec=options.raw_codec,
             who=who,
         )
+        self.state.route = options.route
         self.answered_at = clock()
         self._name, self._max_losses = options.name, options.max_losses
         self._down = self._newer = self._unprepared = self._kept_out = self._paused = False

@@ -21,6 +21,7 @@ from reliq.errors import ConfigError, OutcomeUnknown
 from reliq.logging import log
 from reliq.model import QueueOptions, clock
 from reliq.ranking import Lines, Ranking, Ranks
+from reliq.routing import Handling, Routes, by_queue
 
 #: While anything is in hand, a trip at least so often, seconds.
 _SILENCE: Final = 1.0
@@ -33,12 +34,12 @@ _SUSPECTS: Final = 0.25
 
 
 class Stationed:
-    """One queue of a worker process: its handler, its consumer's state, and when it is due for a trip."""
+    """One queue of a worker process: what handles it, its consumer's state, and when it is due for a trip."""
 
     def __init__(
         self,
         index: int,
-        handler: Handler[..., Any],
+        handler: Handling,
         options: QueueOptions,
         state: ConsumerState,
         wake: Callable[[], None],
@@ -46,6 +47,8 @@ class Stationed:
         self.index = index
         self.handler = handler
         self.plain = handler.plain
+        #: What chooses among several handlers; else all messages are for one.
+        self.routes = handler if isinstance(handler, Routes) else None
         self.options = options
         self.state = state
         self.wake = wake
@@ -62,6 +65,11 @@ class Stationed:
         self._again_at = 0.0
         #: It claims no more, and looks for orders every second.
         self.quiet = False
+
+    def handler_of(self, message: Message) -> Handler[..., Any]:
+        """The one that a message is for, which was handed on already."""
+        handler: Any = self.handler if self.routes is None else message.route
+        return handler  # type: ignore[no-any-return]
 
     @property
     def in_hand(self) -> int:
@@ -195,6 +203,8 @@ class Working(Generic[S]):
         self.leave_by: float | None = None
         self.stops = 0
         self.is_quiet = False
+        #: Whether some queue has several handlers, or one that takes only a part of its messages.
+        self.has_routes = False
         self._grace = grace
         self._until_empty = until_empty
         self._deferred: deque[Message] = deque()
@@ -264,6 +274,8 @@ class Working(Generic[S]):
     def ready(self, fresh: list[Message]) -> list[Message]:
         """What may start now, in order: deferred ones whose lease is certain again, then fresh ones. With
         several queues, a suspect waits here until nothing else is in hand in this process, or a lease."""
+        if self.has_routes:
+            fresh = [m for m in fresh if (routes := m.state.owner.routes) is None or routes.take(m)]
         messages = self._take_deferred() + fresh if self._deferred else fresh
         if len(self.stations) > 1:
             self._suspects.extend(m for m in messages if m.suspect)
@@ -402,11 +414,13 @@ def check_worker(
     for handler in handlers:
         if not isinstance(handler, Handler):
             raise ConfigError(f"Worker({handler!r}): not a handler; decorate the function with @q.ack")
-    names = [name for h in handlers for name in level_names(h.queue.name, h.queue.options.levels)]
+    queues = [handling.queue for handling in by_queue(handlers)]
+    names = [name for queue in queues for name in level_names(queue.name, queue.options.levels)]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise ConfigError(
-            f"Worker(): several handlers for queue {', '.join(sorted(twice))}; one queue, one handler"
+            f"Worker(): several handlers for queue {', '.join(sorted(twice))}: one of them is a level of another "
+            "one of these queues; leave its handler out"
         )
     limits = (("concurrency", concurrency, 1), ("processes", processes, 1), ("prefetch", prefetch, 0))
     for label, value, least in limits:

@@ -766,6 +766,7 @@ README: dict[str, list[str]] = {
     "workers or producers of unique messages die, or lose replies": ["unique"],
     "workers of a queue with a limit die, or lose replies": ["limits"],
     "whoever cancels, or has the cancelled message in hand, dies, or a claim comes between": ["called off"],
+    "workers that have no handler for a type die, or lose replies": ["unrouted"],
     "a process forks": ["forked"],
 }
 """Row of the README -> the promises (and cases) that it stands for."""
@@ -821,6 +822,14 @@ MORE: dict[str, list[Clause]] = {
             "faults/test_gate.py::test_never_eleven_and_hardly_ever_fewer_than_nine",
             "lua/test_gate.py::test_at_once",
             "lua/test_gate.py::test_a_repeat_spends_nothing",
+        ),
+    ],
+    "unrouted": [
+        holds(
+            "kept for whoever handles it",
+            "faults/test_routing.py::test_kept_for_whoever_handles_it",
+            "lua/test_trip.py::test_what_nobody_handles_waits",
+            "conformance/test_routing.py::test_a_type_that_nobody_handles_waits",
         ),
     ],
     "called off": [

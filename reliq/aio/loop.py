@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import Any, Final
 
 from reliq import defaults
-from reliq.ack import Handler
 from reliq.aio.executor import TaskExecutor, ThreadSettler
 from reliq.aio.queue import Queue
 from reliq.aio.scheduler import Ticker
@@ -24,13 +23,14 @@ from reliq.errors import ReliqError
 from reliq.inspecting import SlowWatch
 from reliq.logging import about, log
 from reliq.model import clock
+from reliq.routing import Handling
 from reliq.running import Slot, ThreadExecutor
 from reliq.working import Working, give_back, tell_unfinished
 
 #: Seconds after which the loop looks on while handlers' threads serve themselves, in case one of them does block.
 _LOOK_ON: Final = 0.005
 
-Handlers = list[tuple[Handler[..., Any], Queue]]
+Handlers = list[tuple[Handling, Queue]]
 
 
 class Loop(Working[Station]):
@@ -91,9 +91,11 @@ class Loop(Working[Station]):
         for _, queue in self._handlers:
             await queue.enroll()
         for index, (handler, queue) in enumerate(self._handlers):
-            if handler.is_async not in self._executors:
-                self._executors[handler.is_async] = self._executor(handler.is_async)
+            for each in handler.handlers:
+                if each.is_async not in self._executors:
+                    self._executors[each.is_async] = self._executor(each.is_async)
             self.stations.append(Station(index, handler, queue, self.who, self.wake))
+        self.has_routes = any(station.routes is not None for station in self.stations)
         self._sweeper = Sweeper(self.stations)
         self._watching = asyncio.create_task(self._watch_event_loop())
         names = ", ".join(dict.fromkeys(handler.name for handler, _ in self._handlers))
@@ -179,7 +181,7 @@ class Loop(Working[Station]):
         for is_async, executor in self._executors.items():
             mine = messages
             if len(self._executors) > 1:
-                mine = [m for m in messages if m.state.owner.handler.is_async is is_async]
+                mine = [m for m in messages if m.state.owner.handler_of(m).is_async is is_async]
             if mine:
                 executor.submit(mine)
 
@@ -232,7 +234,7 @@ class Loop(Working[Station]):
         if message is None:  # it has just come back
             return
         slot.reported = message
-        handler = message.state.owner.handler
+        handler = message.state.owner.handler_of(message)
         log.error(
             "handler %s is stuck: message %s is past its timeout of %s s. A thread cannot be killed; under "
             "`reliq worker` its process would be replaced. It is here:\n%s",

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
-from reliq.ack import Handler
 from reliq.aio.bell import Bell
 from reliq.aio.engine import Engine
 from reliq.aio.queue import Queue
 from reliq.core.consumer import Answer
 from reliq.core.message import Settle
 from reliq.errors import ReliqError
+from reliq.routing import Handling
 from reliq.working import Stationed
 
 
 class Station(Stationed):
     """Lives in the worker's event loop, as its coroutine handlers do."""
 
-    def __init__(
-        self, index: int, handler: Handler[..., Any], queue: Queue, who: str, wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, index: int, handler: Handling, queue: Queue, who: str, wake: Callable[[], None]) -> None:
         self.engine = Engine(queue, who)
         self.engine.watch = handler.watch
         super().__init__(index, handler, queue.options, self.engine.state, wake)

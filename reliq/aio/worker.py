@@ -19,6 +19,7 @@ from reliq.errors import ConfigError
 from reliq.health import observed, pages, tally, vitals
 from reliq.model import clock
 from reliq.ranking import Ranks
+from reliq.routing import by_queue
 from reliq.serving import address
 from reliq.telemetry.tally import Tally
 from reliq.working import check_worker
@@ -26,6 +27,7 @@ from reliq.working import check_worker
 
 class Worker:
     """Runs handlers made by ``@q.ack``, coroutine and plain functions alike.
+    Several of one queue are told apart by ``ack(type=)``.
 
     ``await Worker(send).run()``, or in the background of an application ``async with Worker(send):``.
     ``concurrency``: handlers at once. ``processes`` must be 1 here: an event loop cannot be forked; use
@@ -62,9 +64,10 @@ class Worker:
             address("health", health)
         self._health = health
         self._telling = AsyncExitStack()
-        ranks = Ranks.of([handler.queue for handler in handlers], weights, strict=strict)
+        queues = by_queue(handlers)
+        ranks = Ranks.of([handling.queue for handling in queues], weights, strict=strict)
         self._handlers: Handlers = [
-            (handler, queue) for handler in handlers for queue in own_queues(handler.queue)
+            (handling, queue) for handling in queues for queue in own_queues(handling.queue)
         ]
         self._signals = signals
         self._options: dict[str, Any] = {

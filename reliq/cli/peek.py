@@ -17,7 +17,7 @@ from reliq.cli.failure import ATTENTION, FINE
 from reliq.cli.filters import Field, cause_name, when
 from reliq.cli.place import Place
 from reliq.cli.verb import Verb
-from reliq.core import beside, flows, ops
+from reliq.core import beside, flows, ops, routing
 from reliq.core import envelope as env
 from reliq.core.codec import decode
 from reliq.errors import ConfigError, DecodeError, WrongKeyType
@@ -313,6 +313,7 @@ def as_json(found: Found, now: int, *, full: bool) -> dict[str, Any]:
         "released": e.released if e else 0,
         "losses": e.lost if e else 0,
         "age_ms": age(found, now),
+        "type": routing.type_of(e.meta) if e else None,
         "trace_id": _text(e.meta.get("t")) if e else None,
         "last_error": _text(e.meta.get("e")) if e else None,
         "consumer": found.consumer,
@@ -409,6 +410,8 @@ def headline(found: Found, now: int) -> str:
     if e is not None:
         attempt = f"failed {e.failed}" if found.state == "dead" else f"attempt {e.failed + 1}"
         words.append(f"{attempt}, deliveries {found.deliveries}, losses {e.lost}")
+        if (kind := routing.type_of(e.meta)) is not None:
+            words.append(f"type {kind}")
     old = age(found, now)
     if old is not None:
         words.append(f"{text.duration(old)} old")

@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--lines", action="store_true", help="one message per line of stdin")
     add("--delay", type=filters.seconds, metavar="SECONDS", help="ready after so long; or 15m, 2h")
     add("--at", metavar="TIME", help="ready at this time: 2030-01-31T08:00:00+01:00")
+    add("--type", metavar="TYPE", help="a word: which of a worker's handlers it is for")
     add("--id", help="an id of your own: the same within an hour adds no second copy")
 
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     data = sys.stdin.buffer.read() if args.body == "-" else args.body.encode(errors="surrogateescape")
     body = reader.body(data, "BODY")
     try:
-        ids: list[str] = [queue.put(body, id=args.id, delay=args.delay, at=at)]
+        ids: list[str] = [queue.put(body, id=args.id, delay=args.delay, at=at, type=args.type)]
     except OutcomeUnknown as error:
         raise _doubtful(args, error) from error
     _print(args, queue, ids)
@@ -116,7 +117,7 @@ def _put_lines(args: argparse.Namespace, queue: Queue, reader: Reader, at: datet
     try:
         for first, lines in _batches(sys.stdin.buffer):
             bodies, wrong = reader.bodies(lines, first)
-            ids += _shown(args, queue.put_many(bodies, delay=args.delay, at=at))
+            ids += _shown(args, queue.put_many(bodies, delay=args.delay, at=at, type=args.type))
             if wrong is not None:
                 raise ConfigError(f"{wrong}. The lines before it are in, no line after it is")
     except PutManyError as error:

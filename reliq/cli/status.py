@@ -21,6 +21,7 @@ from reliq.core.keys import Keys
 from reliq.core.pulse import Limits, Pulse, pulse_g
 from reliq.core.pulse import troubles as pulse_troubles
 from reliq.core.reasons import Reason
+from reliq.core.routing import Unrouted, unrouted, words
 from reliq.core.sample import Rates, Sample, now_g, rates
 from reliq.core.ticks import Glance, glance_g
 from reliq.errors import ConfigError
@@ -41,7 +42,7 @@ class Look(NamedTuple):
     """One look at a queue. ``now``: how far it has come; ``rates``: how fast, as far as that is known; ``beside``:
     in the list that a queue of this name would have without ``key=``, where nobody looks for them; ``lock``: of
     who holds the queue exclusively; ``schedules``: how many, and when the next one of them ticks; ``gate``:
-    what stands before it."""
+    what stands before it; ``unrouted``: the last message whose type nobody handles."""
 
     queue: Queue
     sizes: Sizes
@@ -53,6 +54,7 @@ class Look(NamedTuple):
     lock: Lock | None = None
     schedules: Glance = Glance()
     gate: gate.Gate = gate.Gate()
+    unrouted: Unrouted | None = None
 
     @property
     def waiting(self) -> int:
@@ -87,8 +89,8 @@ def look(queue: Queue, before: Sample | None = None) -> Look:
     now, samples = flow(now_g(keys, pulse.now, sum(sizes)))
     found = rates(now, samples) if before is None else rates(now, [before], shortest=1)
     locked, schedules = queue.links.insist(lock(keys)), flow(glance_g(keys))
-    before_it = flow(gate.look_g(keys))
-    return Look(queue, sizes, pulse, consumers, now, found, _beside(queue), locked, schedules, before_it)
+    before_it, nobody_s = flow(gate.look_g(keys)), queue.links.insist(unrouted(keys))
+    return Look(queue, sizes, pulse, consumers, now, found, _beside(queue), locked, schedules, before_it, nobody_s)
 
 
 def _own(keys: Keys) -> Keys:
@@ -145,6 +147,10 @@ def troubles(seen: Look, args: argparse.Namespace) -> Iterator[Trouble]:
     elif seen.waiting and all(c.quiet for c in seen.consumers if state(c) == "live"):
         reason = f"{text.number(seen.waiting, 'message')} to do and all consumers were told to be quiet"
         yield Trouble("NO_CONSUMERS", reason, "start one: reliq worker MODULE:HANDLER")
+    if seen.sizes.later and seen.unrouted is not None and seen.unrouted.goes_on(seen.pulse.now):
+        kind = words(seen.unrouted.type or None)
+        reason = f"messages that no worker has a handler for, such as some of {kind}, go back again and again"
+        yield Trouble("NO_HANDLER", text.safe(reason), "start a worker that has one: @q.ack(type=...)")
     late = seen.pulse.now - (seen.schedules.next_tick or seen.pulse.now)
     if late > defaults.TICK_GRACE * 1000:
         reason = f"a tick of {text.number(seen.schedules.schedules, 'schedule')} is due for {text.duration(late)}"
@@ -323,8 +329,8 @@ def _line(consumer: ConsumerInfo) -> str:
 VERB = Verb(
     name="status",
     summary="how many messages are where, how fast they go, who works, what needs attention",
-    details="Exit status 1 if there are dead letters, messages held by workers that are gone, or messages and no "
-    "live consumer.",
+    details="Exit status 1 if there are dead letters, messages held by workers that are gone, messages and no "
+    "live consumer, or messages of a type that no worker handles.",
     example="reliq status --queue emails",
     configure=configure,
     run=run,

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from reliq.core import envelope as env
-from reliq.core import trace
+from reliq.core import routing, trace
 from reliq.core.command import Arg
 from reliq.core.envelope import Envelope
 
 if TYPE_CHECKING:
     from reliq.core.consumer import ConsumerState
 
-ACK, RETRY, RELEASE, BURY = "ack", "retry", "release", "bury"
+ACK, RETRY, RELEASE, BURY, UNROUTED = "ack", "retry", "release", "bury", "unrouted"
 
 
 class Message:
@@ -22,10 +22,11 @@ class Message:
 
     ``state``: the consumer that claimed it. ``lost`` turns True when the lease is gone, ``minded`` when somebody
     has it in hand, who will settle it, or when it is being settled. ``known``: the envelope, once it was decoded;
-    without it, it is a plain one (which has no meta).
+    without it, it is a plain one (which has no meta). ``route``: its handler, where several share a queue.
     """
 
-    __slots__ = ("body", "element", "known", "lost", "minded", "state")
+    __slots__ = ("body", "element", "known", "lost", "minded", "route", "state")
+    route: Any
     traced: ClassVar[bool] = False
 
     def __init__(self, element: bytes, body: Any, state: ConsumerState, envelope: Envelope | None = None) -> None:
@@ -73,6 +74,12 @@ class Message:
     def attempt(self) -> int:
         """Which attempt this is, from 1."""
         return self.envelope.attempt
+
+    @property
+    def type(self) -> str | None:
+        """Of which type it is: as its put says, or else by the rule of its queue, which may raise anything."""
+        said = None if self.known is None else routing.type_of(self.known.meta)
+        return routing.type_by(self.state.route, self.body) if said is None else said
 
     @property
     def trace_id(self) -> str:

@@ -15,6 +15,7 @@ from reliq.core.codec import Codec, decode
 from reliq.core.command import Command
 from reliq.core.keys import Keys
 from reliq.core.message import BURY, Message, Settle
+from reliq.core.routing import Rule
 from reliq.core.settling import Settling
 from reliq.core.unique import Uniques
 from reliq.core.words import duration
@@ -37,6 +38,8 @@ class Preparing(Settling):
         self.keys = keys
         self.bodies = Bodies(keys)
         self.uniques = Uniques()
+        #: What tells the type of a body whose message does not carry one.
+        self.route: Rule | None = None
         #: The server's clock (ms) by the last answer, and when that was here.
         self.heard: tuple[int, float] | None = None
         self._codec, self._raw_codec = codec, raw_codec

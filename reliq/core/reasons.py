@@ -97,6 +97,12 @@ class Reason(str, Enum):
         "the handler raised Release: it was not the time, or not the worker, for this message",
         "wait, or see why the handler releases it",
     )  # fmt: skip
+    NO_HANDLER = (
+        "NO_HANDLER", Kind.MESSAGE,
+        "no worker that has claimed it handles its type, so it comes back after a pause, each time a longer one",
+        "no handler has this type= and none is without one; its worker is not started, or the type is misspelt",
+        "start a worker whose module has @q.ack(type=...) for it; if nobody is to handle it: reliq cancel ID",
+    )  # fmt: skip
     DUE = (
         "DUE", Kind.MESSAGE,
         "its time has come; the next consumer that asks makes it ready",
@@ -238,6 +244,12 @@ class Reason(str, Enum):
         "nobody had begun with it when its time was over",
         "consumers came to it later than put(expires=) allows: too few of them, or an outage",
         "put its body again if it is still worth it (a revived one is over its time still); else reliq dead rm",
+    )  # fmt: skip
+    DEAD_NO_HANDLER = (
+        "DEAD_NO_HANDLER", Kind.DEAD,
+        "no handler of the worker that claimed it takes its type",
+        "Queue(unrouted='bury'), and no handler has this type= and none is without one",
+        "start a worker whose module has @q.ack(type=...) for it, then: reliq dead revive ID",
     )  # fmt: skip
     DEAD_PURGED = (
         "DEAD_PURGED", Kind.DEAD,

@@ -7,8 +7,8 @@ from itertools import count
 
 from reliq import defaults
 from reliq.core import envelope as env
-from reliq.core import trace
-from reliq.core.message import ACK, BURY, RELEASE, RETRY, Message, Settle, Traced
+from reliq.core import routing, trace
+from reliq.core.message import ACK, BURY, RELEASE, RETRY, UNROUTED, Message, Settle, Traced
 
 
 class Settling:
@@ -30,6 +30,7 @@ class Settling:
         """Failed: come back in ``delay`` seconds, with the last failure written into the message."""
         self._note_failure(message, error)
         meta = {**message.envelope.meta, "e": env.storable(error[:200])}
+        meta.pop(routing.TIMES_KEY, None)
         return Settle(RETRY, message, env.bump(message.envelope, failed=1, meta=meta), round(delay * 1000))
 
     def release(self, message: Message, *, handled: bool = False) -> Settle:
@@ -38,7 +39,16 @@ class Settling:
 
     def release_later(self, message: Message, delay: float) -> Settle:
         """Put back by its handler's own wish, in ``delay`` seconds; counts no failure."""
-        return Settle(RETRY, message, env.bump(message.envelope, released=1), round(delay * 1000))
+        meta = message.envelope.meta
+        routed = {k: v for k, v in meta.items() if k != routing.TIMES_KEY} if routing.TIMES_KEY in meta else None
+        return Settle(RETRY, message, env.bump(message.envelope, released=1, meta=routed), round(delay * 1000))
+
+    def unrouted(self, message: Message, type: str | None, delay: float) -> Settle:
+        """Put back because no handler here takes this type, for ``delay`` seconds; none has seen it."""
+        meta = message.envelope.meta
+        back = env.bump(message.envelope, meta={**meta, routing.TIMES_KEY: routing.times_of(meta) + 1})
+        said = "" if type is None else env.storable(type)[:100]
+        return Settle(UNROUTED, message, back, f"{round(delay * 1000)} {said}".rstrip())
 
     def bury(self, message: Message, cause: str, error: str, traceback: str = "", *, failed: int = 0) -> Settle:
         """Dead-letter it, with what is known about why."""

@@ -13,7 +13,6 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from reliq.ack import Handler
 from reliq.core.consumer import FIRE, Answer
 from reliq.core.message import Message
 from reliq.core.pace import QUICK
@@ -22,6 +21,7 @@ from reliq.inspecting import SlowWatch
 from reliq.lease import fate, settle_for
 from reliq.logging import about, log
 from reliq.model import clock
+from reliq.routing import Handling
 from reliq.running import Slot, ThreadExecutor
 from reliq.sync.board import Board
 from reliq.sync.executor import AsyncExecutor
@@ -40,7 +40,7 @@ _GLANCE: Final = 0.1
 #: So long after the last message, seconds.
 _TRICKLE: Final = 1.0
 
-Handlers = list[tuple[Handler[..., Any], Queue]]
+Handlers = list[tuple[Handling, Queue]]
 
 
 class Loop(Working[Station]):
@@ -105,12 +105,14 @@ class Loop(Working[Station]):
         for _, queue in self._handlers:
             queue.enroll()
         for index, (handler, queue) in enumerate(self._handlers):
-            if handler.is_async not in self._executors:
-                self._executors[handler.is_async] = self._executor(handler.is_async)
+            for each in handler.handlers:
+                if each.is_async not in self._executors:
+                    self._executors[each.is_async] = self._executor(each.is_async)
             station = Station(index, handler, queue, self.who, self.wake)
             station.engine.on_bell = partial(self._show, station)
             self._show(station)  # before its first trip, which may claim already
             self.stations.append(station)
+        self.has_routes = any(station.routes is not None for station in self.stations)
         self._sweeper = Sweeper(self.stations)
         names = ", ".join(dict.fromkeys(handler.name for handler, _ in self._handlers))
         log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)
@@ -278,7 +280,7 @@ class Loop(Working[Station]):
         for is_async, executor in self._executors.items():
             mine = messages
             if len(self._executors) > 1:
-                mine = [m for m in messages if m.state.owner.handler.is_async is is_async]
+                mine = [m for m in messages if m.state.owner.handler_of(m).is_async is is_async]
             if mine:
                 executor.submit(mine, ours=ours)
 
@@ -334,7 +336,8 @@ class Loop(Working[Station]):
             return
         slot.reported = message
         station, stack = message.state.owner, slot.stack()
-        name, timeout = station.handler.name, station.handler.timeout
+        handler = station.handler_of(message)
+        name, timeout = handler.name, handler.timeout
         if self._board is None:
             log.error(
                 "handler %s is stuck: message %s is past its timeout of %s s. A thread cannot be killed; with "
@@ -344,7 +347,7 @@ class Loop(Working[Station]):
             return
         slot.failed = message
         error = TimeoutError(f"took longer than its timeout of {timeout} s")
-        settle = settle_for(station.state, message, station.handler.retry, error, stack)
+        settle = settle_for(station.state, message, handler.retry, error, stack)
         log.error(
             "handler %s: message %s is past its timeout of %s s: %s; this process is replaced. It is here:\n%s",
             name, message.id, timeout, fate(settle), stack, extra=about(message),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from reliq.ack import Handler, P, R
     from reliq.core.explain import Explanation
     from reliq.core.gate import Gate
+    from reliq.core.routing import Rule
     from reliq.core.schedule import Schedule
     from reliq.core.unique import Unique
     from reliq.sync.consumer import Consumer
@@ -49,6 +50,9 @@ class Queue:
     ``trace``: of which share of the messages that are put here every step is written down, 0 to 1 (True: of all);
     default ``$RELIQ_TRACE`` or none.
     ``levels``: for ``put(priority=)``, True (high 6, normal 3, low 1) or names and weights; see ``level``.
+    ``route``: of messages that were put without ``type=``, what tells their type: the name of a field of their
+    bodies, or a function of the body. ``unrouted``: what becomes of one that no handler of its worker takes:
+    "wait" (it goes back for 1 s, then 2, up to 10 min) or "bury" (it is dead-lettered as NO_HANDLER).
     Threads may share a queue. After a fork it opens connections of its own.
     """
 
@@ -71,6 +75,8 @@ class Queue:
         compress: str | None = None,
         trace: float | None = None,
         levels: Mapping[str, int] | bool = False,
+        route: Rule | str | None = None,
+        unrouted: str = "wait",
     ) -> None:
         here = Settings.chosen(url, settings)
         self.options = model.options(
@@ -89,6 +95,8 @@ class Queue:
             compress=compress,
             trace=trace,
             levels=levels,
+            route=route,
+            unrouted=unrouted,
         )
         self._open(here.with_times(self.options.block, self.options.timeout))
 
@@ -150,6 +158,7 @@ class Queue:
         unique: Unique | str | None = None,
         ordering_key: str | None = None,
         priority: str | None = None,
+        type: str | None = None,
         replicas: int = 0,
         fsync: bool = False,
     ) -> Receipt:
@@ -168,6 +177,7 @@ class Queue:
         all workers; one that failed is tried again before the next begins.
         ``id``: a text of your own; the same id within an hour adds no second copy, from any process.
         ``priority``: the name of one of the queue's ``levels``; ``unique`` and ``id`` count within that.
+        ``type``: a word, by which a worker chooses among several handlers: that of ``ack(type=)``.
         ``replicas``: so many replicas have to confirm it (WAIT); ``fsync``: the primary has to have it on disk
         (WAITAOF, Redis 7.2 or later); what was confirmed stands in the receipt, a shortfall is OutcomeUnknown.
         Raises Refused (QueueFull, Unavailable, …: it is not in), or OutcomeUnknown (it may be; the error
@@ -175,7 +185,7 @@ class Queue:
         """
         to = self if priority is None else self.level(priority)
         only = model.unique(unique)
-        raw_id, element = to.options.element(body, id, model.extra(retry, expires, only, ordering_key))
+        raw_id, element = to.options.element(body, id, model.extra(retry, expires, only, ordering_key, type))
         confirm = model.confirm(replicas, fsync, to.options.timeout)
         claim = None if only is None else only.only(to.options.keys, raw_id)
         [receipt] = to._send(
@@ -199,19 +209,21 @@ class Queue:
         expires: float | datetime | None = None,
         ordering_key: str | None = None,
         priority: str | None = None,
+        type: str | None = None,
         replicas: int = 0,
         fsync: bool = False,
     ) -> list[str]:
         """Accept many messages, in order; returns their ids. One round trip per 1,000 or 256 kB, each confirmed
-        as ``replicas`` and ``fsync`` say; all of one ``priority`` and ``ordering_key``. The ids are receipts, as
-        that of ``put``.
+        as ``replicas`` and ``fsync`` say; all of one ``priority``, ``ordering_key`` and ``type``. The ids are
+        receipts, as that of ``put``.
 
         Raises PutManyError, which lists what was accepted, refused and unknown, if it goes through in part.
         """
         to = self if priority is None else self.level(priority)
         due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
         receipts: list[str] = []
-        ids, elements = to.options.elements(bodies, model.extra(retry, expires, ordering_key=ordering_key))
+        extra = model.extra(retry, expires, ordering_key=ordering_key, type=type)
+        ids, elements = to.options.elements(bodies, extra)
         done = 0
         for chunk in ops.chunks(elements, to.options.most_at_once):
             part = ids[done : done + len(chunk)]
@@ -289,15 +301,16 @@ class Queue:
         catch_up: str = "last",
         jitter: float = 0.0,
         retry: Retry | None = None,
+        type: str | None = None,
     ) -> Schedule:
         """Have a message put again and again, from now on: one for each tick, however many processes say so.
 
         ``cron``: 5 fields, or 6 with seconds first (needs ``reliq[cron]``); or ``every``: seconds, at their
         multiples since 1970. ``tz``: the time zone of ``cron``. ``catch_up``: of the ticks that were missed, by
         more than a minute, while nobody was there: "last" (one message for the last of them), "all", or "none".
-        ``jitter``: seconds over which messages are spread. ``retry``: as in ``put``. The same again changes
-        nothing. Another definition under the same name replaces it: with another timing its next tick is computed
-        anew, from now. Workers of the queue see to it; where there are none, a ``Scheduler``.
+        ``jitter``: seconds over which messages are spread. ``retry``, ``type``: as in ``put``. The same again
+        changes nothing. Another definition under the same name replaces it: with another timing its next tick is
+        computed anew, from now. Workers of the queue see to it; where there are none, a ``Scheduler``.
         Raises ConfigError, BodyError, Refused (it is as it was), or OutcomeUnknown (say it again).
         """
         from reliq.core.schedule import checked_name
@@ -305,7 +318,7 @@ class Queue:
 
         name, options = checked_name(name), self.options
         definition = options.definition(
-            body, cron=cron, every=every, tz=tz, catch_up=catch_up, jitter=jitter, retry=retry
+            body, cron=cron, every=every, tz=tz, catch_up=catch_up, jitter=jitter, retry=retry, type=type
         )
         if not self._registered:
             self._register("Nothing was scheduled: try again.")
@@ -356,6 +369,7 @@ class Queue:
         retry: Retry | None = None,
         timeout: float | None = None,
         expected: float | None = None,
+        type: str | None = None,
     ) -> Handler[P, R]: ...
 
     @overload
@@ -367,6 +381,7 @@ class Queue:
         retry: Retry | None = None,
         timeout: float | None = None,
         expected: float | None = None,
+        type: str | None = None,
     ) -> Callable[[Callable[P, R]], Handler[P, R]]: ...
 
     def ack(
@@ -377,17 +392,18 @@ class Queue:
         retry: Retry | None = None,
         timeout: float | None = None,
         expected: float | None = None,
+        type: str | None = None,
     ) -> Any:
         """Make a handler of a function: ``@q.ack`` or ``@q.ack(retry=Retry(...), timeout=30)``.
 
         ``retry``: the policy for it (None: the queue's). ``timeout``: seconds that one attempt may take.
         ``expected``: seconds after which a worker says once, with its stack, that it still runs (None: 60, if it
-        has no timeout).
+        has no timeout). ``type``: of which messages, if there are several handlers (None: of all others).
         TypeError if the function wants more than the body and the lease.
         """
         from reliq.ack import decorate
 
-        return decorate(self, function, retry=retry, timeout=timeout, expected=expected)
+        return decorate(self, function, retry=retry, timeout=timeout, expected=expected, type=type)
 
     # -- ask --------------------------------------------------------------------------------------------
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
-from reliq.ack import Handler
 from reliq.core.consumer import Answer
 from reliq.core.message import Settle
 from reliq.errors import ReliqError
 from reliq.model import clock
+from reliq.routing import Handling
 from reliq.sync.bell import Bell
 from reliq.sync.engine import Engine, Rest
 from reliq.sync.queue import Queue
@@ -20,9 +19,7 @@ from reliq.working import Stationed
 class Station(Stationed):
     """Lives in the worker's loop; handler threads only call ``finish`` and ``settle``."""
 
-    def __init__(
-        self, index: int, handler: Handler[..., Any], queue: Queue, who: str, wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, index: int, handler: Handling, queue: Queue, who: str, wake: Callable[[], None]) -> None:
         self.engine = Engine(queue, who)
         self.engine.watch = handler.watch
         super().__init__(index, handler, queue.options, self.engine.state, wake)

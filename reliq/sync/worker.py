@@ -19,6 +19,7 @@ from reliq.health import observed, pages, tally, vitals
 from reliq.logging import log
 from reliq.model import clock
 from reliq.ranking import Ranks
+from reliq.routing import by_queue
 from reliq.serving import address
 from reliq.sync.board import Board
 from reliq.sync.health import Health
@@ -30,6 +31,7 @@ from reliq.working import check_worker
 
 class Worker:
     """Runs handlers made by ``@q.ack``, sync and async alike: ``Worker(send, resize, concurrency=8).run()``.
+    Several of one queue are told apart by ``ack(type=)``.
 
     ``concurrency``: handlers at once per process. ``processes``: 1 runs in the calling process; more are
     children of a small supervisor, which replaces one that dies or hangs. ``grace``: seconds to finish on
@@ -59,9 +61,10 @@ class Worker:
         if health is not None:
             address("health", health)
         self._health = health
-        ranks = Ranks.of([handler.queue for handler in handlers], weights, strict=strict)
+        queues = by_queue(handlers)
+        ranks = Ranks.of([handling.queue for handling in queues], weights, strict=strict)
         self._handlers: Handlers = [
-            (handler, queue) for handler in handlers for queue in own_queues(handler.queue)
+            (handling, queue) for handling in queues for queue in own_queues(handling.queue)
         ]
         self._processes = processes
         self._grace = grace

@@ -64,7 +64,13 @@ _COUNTERS: Final = (
         "Messages that went back: their handler failed, or put them back to come later, they were given back to "
         "the head, or the worker that held them was lost, and this one reaped it.",
         ("cause",),
-        {("failed",): "failed", ("put_back",): "put_back", ("released",): "released", ("lost",): "reaped"},
+        {
+            ("failed",): "failed",
+            ("put_back",): "put_back",
+            ("released",): "released",
+            ("unrouted",): "unrouted",
+            ("lost",): "reaped",
+        },
     ),
     _Counter(
         "reliq_dead_letters",

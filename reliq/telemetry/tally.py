@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from reliq.core import envelope as env
 from reliq.core.consumer import Answer
-from reliq.core.message import ACK, BURY, RELEASE, RETRY, Message, Settle
+from reliq.core.message import ACK, BURY, RELEASE, RETRY, UNROUTED, Message, Settle
 from reliq.core.reasons import Kind, Reason, of_cause
 from reliq.model import clock
 
@@ -27,6 +27,7 @@ WAIT_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 
 
 COUNTERS: Final = (
     *("acked", "failed", "put_back", "released", "late", "lost", "reconciled", "trips", "reaped", "poisoned"),
+    "unrouted",
     *(f"dead:{cause}" for cause in CAUSES),
 )
 _AT: Final = {name: place for place, name in enumerate(COUNTERS)}
@@ -190,6 +191,8 @@ def _outcome(settle: Settle) -> str:
         return "late"
     if settle.verb == RETRY:
         return "failed" if settle.back[_FAILED] != settle.message.element[_FAILED] else "put_back"
+    if settle.verb == UNROUTED:
+        return "unrouted"
     if settle.verb == BURY:
         return f"dead:{of_cause(settle.detail).removeprefix('DEAD_')}"
     assert settle.verb == RELEASE

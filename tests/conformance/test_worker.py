@@ -445,7 +445,7 @@ async def test_wrong_arguments_are_clear_errors(sh: Shell, options: dict[str, An
         sh.Worker(queue.ack(lambda body: None), **options)
     with pytest.raises(ConfigError, match="ack"):
         sh.Worker(lambda body: None)
-    with pytest.raises(ConfigError, match="several handlers"):
+    with pytest.raises(ConfigError, match="two handlers for messages of no type"):
         sh.Worker(queue.ack(lambda body: None), queue.ack(lambda body: None))
 
 

@@ -88,13 +88,15 @@ class Lab:
         self.workers: list[WorkerProcess] = []
 
     def start(self, *, url: str | None = None, supervise: bool = False, timeout: float | None = None,
-              program: Sequence[str] = PROGRAM, **worker: Any) -> WorkerProcess:  # fmt: skip
+              type: str | None = None, program: Sequence[str] = PROGRAM,
+              **worker: Any) -> WorkerProcess:  # fmt: skip
         """Start a worker process (a supervisor if told so)."""
         settings = {"url": url or self.url, "prefix": self.prefix, "queue": self.queue_options}
         settings |= {
             "effects": str(self.effects_path),
             "supervise": supervise,
             "timeout": timeout,
+            "type": type,
             "worker": worker,
         }
         started = WorkerProcess(settings, self.folder, program)

@@ -44,7 +44,10 @@ def main() -> None:
             os.write(effects, (json.dumps(record) + "\n").encode())
 
     handler = queue.ack(
-        handle, timeout=settings.get("timeout"), retry=reliq.Retry(attempts=3, wait=lambda s: 0.05)
+        handle,
+        timeout=settings.get("timeout"),
+        retry=reliq.Retry(attempts=3, wait=lambda s: 0.05),
+        type=settings.get("type"),
     )
     worker = reliq.Worker(handler, **settings.get("worker", {}))
     if settings.get("supervise"):

@@ -106,6 +106,9 @@ COMMANDS: dict[str, Callable[[Lab], Command]] = {
     ),
     "put, later, beside": lambda lab: put_large(lab, ops.Due("at", 0), lab.keys.marker(bytes(16))),
     "trip": busy_trip,
+    "trip, unrouted": lambda lab: lab.trip_command(
+        "a", 2, want=5, in_hand=4, acks=[E[0]], settles=[("unrouted", E[1], BACK[1], "60000 new")]
+    ),
     "trip, drop": lambda lab: lab.trip_command(
         "a",
         2,
@@ -270,6 +273,7 @@ def test_out_of_memory(own_lab: Lab, name: str) -> None:
     lab.reply(command)
     gone = {"trip": [E[0]], "trip, drop": E[:2], "discard": [LETTER.element], "dedupe": [TWIN], "cancel": [TWIN]}
     gone |= {
+        "trip, unrouted": [E[0]],
         "cancel, later": [E[6]],
         "cancel, waits": [AFTER],
         "cancel, inbox": [E[4]],

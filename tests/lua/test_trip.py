@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 from reliq.core import envelope as env
-from reliq.core import ops
+from reliq.core import ops, routing
 from tests.lua.lab import BELL, PART, Lab, element, number_of
 
 STATUS, NOW, EPOCH, LATE, WHOLE, SUSPECTS, OTHERS, DUE, SWEEP, ELEMENTS, READY, LAST = range(12)
@@ -456,3 +456,35 @@ def test_equal_messages_that_are_retried_stay_two(lab: Lab) -> None:
     again = ("retry", e, back, 60_000)
     assert lab.trip("a", 2, in_hand=2, settles=[again, again])[3] == []
     assert (lab.ready, lab.later, lab.doing("a")) == ([back], [back], [])
+
+
+# -- types that nobody handles ------------------------------------------------------------------------------
+
+
+def test_what_nobody_handles_waits(lab: Lab) -> None:
+    """It goes into later, counted for itself; the ledger and the mark tell of one a minute, however many."""
+    e = [element(n) for n in range(4)]
+    back = [element(n, returns=1) for n in range(4)]
+    lab.push(*e)
+    lab.trip("a", 1, want=4)
+    settles = [("unrouted", e[n], back[n], said) for n, said in enumerate(("60000 new", "60000 old", "60000"))]
+    command = lab.trip_command("a", 2, in_hand=4, settles=[*settles, ("unrouted", element(9), back[3], "1 x")])
+    reply = lab.reply(command)
+    assert (reply[STATUS], reply[LATE], reply[ELEMENTS]) == (b"ok", [3], [])
+    assert 50_000 < reply[DUE] <= 60_000
+    later = lab.client.zrange(lab.keys.later, 0, -1, withscores=True)
+    assert {member for member, _ in later} == set(back[:3])
+    assert all(abs(due - reply[NOW] - 60_000) < 2 for _, due in later)
+    assert lab.client.lrange(lab.keys.doing("a"), 0, -1) == [e[3]]
+    assert lab.client.hmget(lab.keys.stats, "unrouted", "retry") == [b"3", None]
+    told = [fields for _, fields in lab.client.xrange(lab.keys.events) if fields[b"event"] == b"unrouted"]
+    assert [fields[b"detail"] for fields in told] == [b"60000 new"]
+    assert lab.client.hget(lab.keys.stats, "no_handler") == b"%d new" % reply[NOW]
+    assert lab.run(routing.unrouted(lab.keys)) == (reply[NOW], "new")
+    assert lab.reply(command)[STATUS] == b"again"
+    assert lab.client.zcard(lab.keys.later) == 3
+
+    lab.client.hset(lab.keys.stats, "no_handler", b"%d new" % (reply[NOW] - 60_000))
+    lab.trip("a", 3, in_hand=1, settles=[("unrouted", e[3], back[3], "5 an odd one")])
+    assert lab.run(routing.unrouted(lab.keys)).type == "an odd one"
+    assert lab.client.hget(lab.keys.stats, "unrouted") == b"4"

@@ -112,12 +112,14 @@ class KeyType(NamedTuple):
 class Incidents(NamedTuple):
     """What a queue's ledger tells of the last hour, as far as it was read, the newest first. ``causes``: of dead
     letters; ``deaths``: when processes died with something in hand, server ms; ``lost``: how often each message
-    was in hand then, by id; ``rollbacks``: when the server was found to have forgotten things, and which."""
+    was in hand then, by id; ``rollbacks``: when the server was found to have forgotten things, and which;
+    ``unrouted``: when a message went back because nobody handles its type, and which (one a minute)."""
 
     causes: Mapping[str, int]
     deaths: Sequence[int]
     lost: Mapping[str, int]
     rollbacks: Sequence[tuple[int, str]]
+    unrouted: Sequence[tuple[int, str]] = ()
 
 
 @dataclass(frozen=True)

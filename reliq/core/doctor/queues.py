@@ -8,6 +8,7 @@ from typing import Final
 
 from reliq import defaults
 from reliq.core import envelope as env
+from reliq.core import routing
 from reliq.core.doctor.facts import QueueFacts, again
 from reliq.core.doctor.finding import CannotSee, Seen, check, seen
 from reliq.core.flows import ConsumerInfo
@@ -133,6 +134,18 @@ def rollbacks(queue: QueueFacts) -> Iterator[Seen]:
         )
 
 
+@check(Reason.NO_HANDLER, "whether there are handlers for all types")
+def unrouted(queue: QueueFacts) -> Iterator[Seen]:
+    told = seen(queue.ledger).unrouted
+    if told and queue.later and routing.Unrouted(*told[0]).goes_on(queue.now):
+        kinds = list(dict.fromkeys(routing.words(kind or None) for _, kind in told))
+        more = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""
+        yield Seen(
+            "warning",
+            f"messages of {', '.join(kinds[:3])}{more} go back again and again: no worker has a handler for them",
+        )
+
+
 @check(Reason.OLD_BACKLOG, "the age of the oldest message")
 def backlog(queue: QueueFacts) -> Iterator[Seen]:
     limit = _BACKLOG_S if queue.max_age is None else queue.max_age
@@ -234,6 +247,7 @@ CHECKS: Final = (
         dying,
         dead,
         rollbacks,
+        unrouted,
         backlog,
         overdue,
         ticks,

@@ -293,7 +293,7 @@ def _sizes_g(keys: Keys, server: ServerFacts, replies: Sequence[Any]) -> Flow[Ma
 
 def _incidents(entries: Iterable[Any]) -> Incidents:
     """Read the ledger, the newest entry first."""
-    causes, lost, deaths, rollbacks = Counter[str](), Counter[str](), [], []
+    causes, lost, deaths, rollbacks, unrouted = Counter[str](), Counter[str](), [], [], []
     for entry in ledger.read(entries):
         event, detail = entry.get("event"), entry.get("detail", "?")
         if event == "bury":
@@ -304,7 +304,9 @@ def _incidents(entries: Iterable[Any]) -> Incidents:
             deaths.append(entry["at"])
         if event == "rollback":
             rollbacks.append((entry["at"], detail))
-    return Incidents(causes, deaths, lost, rollbacks)
+        if event == "unrouted":
+            unrouted.append((entry["at"], detail.partition(" ")[2]))
+    return Incidents(causes, deaths, lost, rollbacks, unrouted)
 
 
 def _consumers_g(keys: Keys) -> Flow[Sequence[ConsumerInfo] | CannotSee]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Final
 
-from reliq.core import beside, exclusive, ops, reasons, trace
+from reliq.core import beside, exclusive, ops, reasons, routing, trace
 from reliq.core import envelope as env
 from reliq.core.command import Flow
 from reliq.core.exclusive import Lock
@@ -71,6 +71,7 @@ def _message(search: Search, found: Found) -> _Fields:
         "size": found.size + (away or 0),
         "beside": away,
         "raw": bool(e.meta.get("r")),
+        "type": routing.type_of(e.meta),
         "trace_id": trace if isinstance(trace, str) else None,
         "error": error if isinstance(error, str) else None,
         "attempt": None if found.place == "dead" else e.failed + 1,
@@ -326,6 +327,11 @@ def _later(search: Search, found: Found) -> _Fields:
         fields["command"] = START_ONE
     if search.last is not None and search.last.event == "reschedule":
         return fields | {"reason": Reason.DUE_LATER, "why": f"{search.last.consumer} gave it another time"}
+    if times := routing.times_of(e.meta):
+        fields["next"] += ", and whoever handles its type takes it"
+        kind = routing.words(routing.type_of(e.meta))
+        why = f"{number(times, 'time')} a worker had no handler for messages of {kind}"
+        return fields | {"reason": Reason.NO_HANDLER, "why": why, "command": fields["command"] or START_ONE}
     if e.failed and e.returns:
         fields["next"] += f", for attempt {e.failed + 1}"
         why = f"attempt {e.failed} failed" + (f": {e.meta['e']}" if isinstance(e.meta.get("e"), str) else "")

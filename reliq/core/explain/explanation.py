@@ -62,6 +62,7 @@ class Explanation:
     size: int | None = None
     beside: int | None = None
     raw: bool = False
+    type: str | None = None
     trace_id: str | None = None
     attempt: int | None = None
     deliveries: int | None = None

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import Final
 
 from reliq.core import envelope as env
-from reliq.core import trace
+from reliq.core import routing, trace
 from reliq.core.envelope import Envelope
 from reliq.core.explain.explanation import Happening
 from reliq.core.explain.looks import Event, Found
@@ -20,6 +20,9 @@ from reliq.core.words import duration
 _TOLD: Final[dict[str, Callable[[str], str]]] = {
     "retry": lambda delay: f"went back for {duration(int(delay))}" if delay.isdigit() else "went back for later",
     "release": lambda _: "given back to the head of the queue",
+    "unrouted": lambda detail: (
+        f"went back: no handler there for {routing.words(detail.partition(' ')[2] or None)}"
+    ),
     "bury": lambda cause: f"given up: {cause}",
     "reap": lambda how: (
         "its consumer was lost with it in hand; ready again"

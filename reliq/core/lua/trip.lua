@@ -16,6 +16,7 @@
 --         then the acked elements, then settles of four words each:
 --         'retry'   element, element that goes back, ms of delay
 --         'release' element, element that goes back, ''   (newest first: they go to the head)
+--         'unrouted' element, element that goes back, ms of delay and perhaps its type: no handler there takes it
 --         'bury'    element, member for dead, cause
 --         'trace'   id (hex), event, detail: a step of a traced message, which is no settle and not counted as one;
 --                   that it was acked is not true if the ack is late
@@ -83,6 +84,16 @@ local function id_of(element)
   return #element > 39 and to_hex(string.sub(element, 24, 39)) or ''
 end
 
+-- Messages of types that nobody handles may be many, and come back again and again: one entry a minute.
+local function is_news(type)
+  local at = string.match(redis.call('HGET', STATS, 'no_handler') or '', '^%d+')
+  if at and now - tonumber(at) < 60000 then
+    return false
+  end
+  redis.pcall('HSET', STATS, 'no_handler', now .. ' ' .. type)
+  return true
+end
+
 if ARGV[10] ~= '' and ARGV[10] ~= server[1] then
   if server[1] then
     note('rollback', '', 'possible: another process, or another history, than before')
@@ -105,7 +116,7 @@ end
 
 -- Settle.
 local late, refused, acks = {}, {}, math.abs(tonumber(ARGV[12]))
-local counts = {ack = 0, retry = 0, release = 0, bury = 0, cancel = 0}
+local counts = {ack = 0, retry = 0, release = 0, bury = 0, unrouted = 0, cancel = 0}
 local marks, stays = session[7] and marks_of(session[7]), {} -- stays: what has not ended, and what is left of it
 -- The oldest, in order: one read and one trim. What is not there is looked for.
 local oldest = tonumber(ARGV[12]) < -1 and redis.call('LRANGE', DOING, 0, acks - 1) or {}
@@ -158,10 +169,11 @@ for i = 13 + acks, #ARGV, 4 do
     if by then
       verb, marks[id_of(element)] = 'cancel', nil
       note_cancel(EVENTS, id_of(element), by)
-    elseif verb == 'retry' then
+    elseif verb == 'retry' or verb == 'unrouted' then
       -- An equal one may wait there already (some producer pushed an envelope twice), and a sorted set would make
       -- one of the two: then this one does not wait.
-      if redis.call('ZADD', LATER, 'NX', now + tonumber(extra), back) == 0 then
+      local delay = tonumber(string.match(extra, '^%d+'))
+      if redis.call('ZADD', LATER, 'NX', now + delay, back) == 0 then
         ready = redis.call('LPUSH', READY, back)
       end
     elseif verb == 'release' then
@@ -177,7 +189,9 @@ for i = 13 + acks, #ARGV, 4 do
     if not by then
       stays[id_of(element)] = true
       refused[id_of(element)] = verb ~= 'bury'
-      note(verb, id_of(element), extra)
+      if verb ~= 'unrouted' or is_news(string.match(extra, '^%d+ ?(.*)$')) then
+        note(verb, id_of(element), extra)
+      end
     end
   else
     late[#late + 1] = index
@@ -200,7 +214,7 @@ for verb, n in pairs(counts) do
 end
 
 -- Promote what is due: pushed left, behind what waits already.
-if head[2] and tonumber(head[2]) <= now or counts.retry > 0 then
+if head[2] and tonumber(head[2]) <= now or counts.retry + counts.unrouted > 0 then
   local left, bytes, step = tonumber(ARGV[8]), 0, 1
   while left > 0 do
     local due = redis.call('ZRANGEBYSCORE', LATER, '-inf', now, 'LIMIT', 0, math.min(left, step))
@@ -220,7 +234,7 @@ if head[2] and tonumber(head[2]) <= now or counts.retry > 0 then
 end
 
 -- Claim from the right end, the oldest first.
-local in_hand = before - counts.ack - counts.retry - counts.release - counts.bury - counts.cancel
+local in_hand = before - counts.ack - counts.retry - counts.release - counts.bury - counts.unrouted - counts.cancel
 local moved, amiss = ARGV[4] ~= epoch, before ~= tonumber(ARGV[5])
 local unknown = moved or amiss
 if amiss or moved and ARGV[4] ~= '' then

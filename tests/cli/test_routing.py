@@ -1,0 +1,39 @@
+"""Types of messages on the command line: put --type, and what is told of a type that nobody handles."""
+
+from __future__ import annotations
+
+import reliq
+from tests.cli.conftest import Commands
+from tests.cli.doctoring import found
+
+
+def test_put_peek_explain_status_doctor(commands: Commands) -> None:
+    """The type goes with the message; while no worker handles it, people are told, and then no more."""
+    assert commands("put", "--queue", "accounts", "--type", "new", "1").status == 0
+    lines = commands("put", "--queue", "accounts", "--type", "new", "--lines", stdin=b"2\n3\n")
+    assert lines.status == 0
+    id = lines.out.split()[0]
+    peeked = commands("peek", "--queue", "accounts", "--json").json["messages"]
+    assert [each["type"] for each in peeked] == ["new"] * 3
+    assert "type new" in commands("peek", "--queue", "accounts").out
+    with commands.queue("accounts") as queue:
+        reliq.Worker(queue.ack(print, type="known"), until_empty=True).run()
+        explained = commands("explain", id, "--queue", "accounts")
+        assert explained.status == 1
+        assert "later, NO_HANDLER" in explained.out
+        assert "type new" in explained.out
+        status = commands("status", "--queue", "accounts")
+        assert (status.status, "NO_HANDLER: messages that no worker" in status.out) == (1, True)
+        assert "such as some of type 'new'" in status.out
+        [finding] = found(commands("doctor", "--queue", "accounts", "--json"), "NO_HANDLER")
+        assert finding["severity"] == "warning"
+        assert "messages of type 'new' go back" in str(finding)
+        assert queue.purge() == 3
+        assert "NO_HANDLER" not in commands("status", "--queue", "accounts").out
+
+
+def test_wrong_type(commands: Commands) -> None:
+    """Told in one line; nothing is put."""
+    result = commands("put", "--queue", "accounts", "--type", "", "1")
+    assert (result.status, result.out) == (2, "")
+    assert "a word of 1 to 100 characters" in result.error
