@@ -133,11 +133,15 @@ class Handler(Generic[P, R]):
         if self.is_async:
             return self._settling_async(lease)
         with lease:
-            return self.call(lease)
+            result = self.call(lease)
+            lease.answer(result)
+            return result
 
     async def _settling_async(self, lease: Any) -> Any:
         async with lease:
-            return await self.call(lease)
+            result = await self.call(lease)
+            lease.answer(result)
+            return result
 
 
 def lease_class(*, is_async: bool) -> Any:

@@ -44,6 +44,10 @@ LOG_WINDOW: Final = 10.0
 MAX_BODY: Final = 64 * 1024 * 1024
 CLAIM_CHECK: Final = 64 * 1024
 COMPRESS_FROM: Final = 1024
+RESULT: Final = 3600.0
+RESULT_BYTES: Final = 256 * 1024
+#: A report of progress is a number or a line; each trip may take many along.
+PROGRESS_BYTES: Final = 4096
 SCRIPT_ELEMENTS: Final = 1000
 SCRIPT_BYTES: Final = 256 * 1024
 #: A paused queue is looked at this often, seconds: resuming is seen by all within that.
@@ -87,6 +91,10 @@ TABLE: Final = (
         "claim_check", CLAIM_CHECK, "bytes", "larger bodies lie beside the list, so that no ack sends them back"
     ),
     Default("compress from", COMPRESS_FROM, "bytes", "with compress=; shorter ones gain little, and cost time"),
+    Default(
+        "result", RESULT, "s", "so long put(result=True) has one kept, and progress is, from the last report on"
+    ),
+    Default("result bytes", RESULT_BYTES, "bytes", "larger ones belong in a store; one trip may carry as much"),
     Default(
         "script elements", SCRIPT_ELEMENTS, "", "most that one script call moves, so that Redis is never held"
     ),

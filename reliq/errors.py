@@ -20,6 +20,10 @@
     │   └── UnsupportedServer                     older than Redis 6.2, or than what was asked of it
     ├── OutcomeUnknown         (TimeoutError)     sent, but the answer was lost: it may have run
     ├── PutManyError                              a part of a put_many: .accepted .refused .unknown
+    ├── ResultError                               the result that was waited for is not there
+    │   ├── ResultPending      (TimeoutError)     its message has not ended in time
+    │   ├── ResultMissing      (LookupError)      and never will be: not asked for, not kept so long, too large
+    │   └── MessageFailed                         its message was not done: .cause .error .traceback
     ├── LeaseLost                                 this settle came too late: another consumer has the message
     ├── ConsumerClosed         (RuntimeError)     used after close, or inherited by a forked child
     ├── EmbeddedUnavailable    (RuntimeError)     no URL was given and no private Redis can be started
@@ -181,6 +185,48 @@ class PutManyError(ReliqError):
         self.refused = list(refused)
         self.unknown = list(unknown)
         self.replay = replay
+
+
+class ResultError(ReliqError):
+    """There is no result for whoever has waited for one."""
+
+    code = "RESULT"
+
+
+class ResultPending(ResultError, TimeoutError):
+    """The message has not ended within the timeout. It can be waited for again."""
+
+    code = "RESULT_PENDING"
+
+
+class ResultMissing(ResultError, LookupError):
+    """There is none, and there will be none: the put did not ask, it was kept for long enough, or it was too large
+    or of a kind that cannot be kept."""
+
+    code = "RESULT_MISSING"
+
+
+class MessageFailed(ResultError):
+    """The message ended, and was not done: dead-lettered, cancelled, replaced or purged.
+
+    ``cause``: the code, as of a dead letter, or CANCELLED, REPLACED, PURGED; ``error``: its last failure, in one
+    line; ``traceback``: where that was, in the worker, as text ("" if there is none).
+    """
+
+    code = "MESSAGE_FAILED"
+
+    def __init__(self, message: str, *, cause: str = "", error: str = "", traceback: str = "") -> None:
+        super().__init__(message)
+        self.cause, self.error, self.traceback = cause, error, traceback
+        if traceback:
+            self.__cause__ = RemoteTraceback(traceback)
+
+
+class RemoteTraceback(ReliqError):
+    """Shows, above the error of who waits, where the handler has failed."""
+
+    def __str__(self) -> str:
+        return f"in the worker\n{self.args[0]}"
 
 
 class LeaseLost(ReliqError):

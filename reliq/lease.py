@@ -11,6 +11,7 @@ from typing import Any
 
 from reliq import context
 from reliq.core import envelope as env
+from reliq.core import results
 from reliq.core.consumer import ConsumerState
 from reliq.core.expiry import deadline_of
 from reliq.core.failure import Failure
@@ -45,6 +46,16 @@ def settle_for(
     if error is not None and (retry.on_retry or retry.on_dead) and not isinstance(error, Release):
         _tell(retry, message, settle, error)
     return settle
+
+
+def done(state: ConsumerState, message: Message, value: Any) -> Settle:
+    """The settle of a message whose handler is through, and has returned this."""
+    if not state.results.are_asked(message):
+        return state.ack(message)
+    answer = results.answer(value)
+    if (why := results.why_lost(answer)) is not None:
+        log.warning("message %s is done, but its result cannot be kept: %s", message.id, why)
+    return state.ack(message, answer)
 
 
 def _tell(retry: Retry, message: Message, settle: Settle, error: BaseException) -> None:
@@ -102,6 +113,7 @@ class Leased:
         self._state = state
         self._retry = retry
         self._token: Any = None
+        self._result: Any = None
         self._settled = False
         self._since = clock()
         if message.traced:
@@ -198,6 +210,17 @@ class Leased:
         """Let another policy than the queue's decide when it fails: that of the handler that it is given to."""
         self._retry = retry
 
+    def answer(self, value: Any) -> None:
+        """What becomes the result when it is acked, if its put asked for one."""
+        self._result = value
+
+    def progress(self, value: Any) -> None:
+        """Say how far it is: a number, a text, a small map. The last one goes with the next round trip, at most
+        a second later while a worker handles it, costs none of its own, and stands for an hour, or as long as its
+        result is kept: ``queue.progress(id)`` and ``explain`` show it. BodyError, BodyTooLarge (4 kB)."""
+        if not self._settled:
+            self._state.results.report(self._message, results.report(value))
+
     def enter(self) -> None:
         """Let logs and puts from here on know which message they belong to."""
         self._token = context.enter(self._message)
@@ -210,6 +233,8 @@ class Leased:
 
     def judge(self, error: BaseException | None) -> Settle:
         """The settle for a handler's outcome; see settle_for()."""
+        if error is None:
+            return done(self._state, self._message, self._result)
         return settle_for(self._state, self._message, self._retry, error)
 
     def verdict(self, error: BaseException | None) -> Settle:

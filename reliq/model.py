@@ -171,6 +171,17 @@ class Receipt(str):
     added: bool = True
     replaced: str | None = None
 
+    def result(self, timeout: float | None = None) -> Any:
+        """What its handler returned, as ``queue.result(id, timeout)`` gives it; in ``reliq.aio`` to be awaited."""
+        raise ConfigError(
+            f"receipt {self}: its put did not ask for a result (result=), or it was pickled since and knows no "
+            "queue any more; then ask that: queue.result(id)"
+        )
+
+    def progress(self) -> Any:
+        """How far its handler has come, as ``queue.progress(id)`` gives it; in ``reliq.aio`` to be awaited."""
+        return self.result()  # which says why not
+
 
 class FullReceipt(Receipt):
     """That of a put which asked for more than to be accepted."""
@@ -186,6 +197,29 @@ class FullReceipt(Receipt):
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return str(self), self.replicas, self.fsynced, self.added, self.replaced
+
+
+class AwaitedReceipt(FullReceipt):
+    """That of a put which asked for a result: it knows where to ask."""
+
+    __slots__ = ("_queue",)
+    _queue: Any
+
+    def result(self, timeout: float | None = None) -> Any:
+        return self._queue.result(str(self), timeout)
+
+    def progress(self) -> Any:
+        return self._queue.progress(str(self))
+
+    def __reduce__(self) -> Any:
+        return FullReceipt, self.__getnewargs__()
+
+
+def awaited(receipt: Receipt, queue: Any) -> Receipt:
+    """The same, of a message in this queue whose result is asked for."""
+    made = AwaitedReceipt(receipt, receipt.replicas, receipt.fsynced, receipt.added, receipt.replaced)
+    made._queue = queue
+    return made
 
 
 def confirm(replicas: int, fsync: bool, timeout: float) -> Confirm:
@@ -206,9 +240,10 @@ def extra(
     only: Unique | None = None,
     ordering_key: str | None = None,
     type: str | None = None,
+    result: float | bool = False,
 ) -> env.Meta:
     """What a message carries of the words of its put; ConfigError if that is no policy, or cannot travel."""
-    if retry is None and expires is None and ordering_key is None and type is None:
+    if retry is None and expires is None and ordering_key is None and type is None and result is False:
         return PLAIN if only is None else only.meta
     meta: env.Meta = {} if only is None else dict(only.meta)
     if type is not None:
@@ -217,6 +252,10 @@ def extra(
         from reliq.core import expiry  # most messages do not, and most producers need none of it
 
         meta[expiry.KEY] = _deadline(expires)
+    if result is not False:
+        from reliq.core import results
+
+        meta |= results.wanted(result)
     if retry is not None:
         if not isinstance(retry, Retry):
             raise ConfigError(f"put(retry={retry!r}): pass a reliq.Retry(attempts=, wait=, max_age=)")

@@ -22,7 +22,7 @@ from reliq.ack import lease_class
 from reliq.core.message import Message
 from reliq.core.pace import QUICK, Pace
 from reliq.core.verdict import describe
-from reliq.lease import Leased, report, settle_for
+from reliq.lease import Leased, done, report, settle_for
 from reliq.logging import log
 from reliq.model import clock
 from reliq.ranking import Lines
@@ -169,7 +169,9 @@ class Executor(Generic[S]):
         station = message.state.owner
         return self._lease_class(message, self._settler(station), station.handler_of(message).retry)
 
-    def _end(self, slot: Slot, message: Message, lease: Leased | None, error: BaseException | None) -> None:
+    def _end(
+        self, slot: Slot, message: Message, lease: Leased | None, error: BaseException | None, result: Any
+    ) -> None:
         """Settle by the outcome, unless the handler (or the watch over timeouts) has settled it."""
         if self._board is not None:
             self._board.finish(slot.index)
@@ -181,9 +183,8 @@ class Executor(Generic[S]):
             if isinstance(error, Exception):
                 log.error("failed after it was settled: %s", describe(error), exc_info=error)
         elif error is None:
-            if message.traced:
-                message.done()
-            state.finished.append(message)
+            is_plain = message.known is None or not message.heeded
+            state.finished.append(message if is_plain else done(state, message, result))
         else:
             settle = settle_for(state, message, state.owner.handler_of(message).retry, error)
             report(error, settle)
@@ -312,18 +313,18 @@ class ThreadExecutor(Executor[S]):
             if not self._may_start(message, now):
                 continue
             station = message.state.owner
-            plain, lease, error = station.plain, None, None
+            plain, lease, error, result = station.plain, None, None, None
             slot.started_at, slot.message = now, message
             if not bare:
                 self._show(slot, message, now)
             context.enter(message)
             try:
-                if plain is not None and (message.known is None or not message.traced):
+                if plain is not None and (message.known is None or not message.heeded):
                     if (result := plain(message.body)) is not None:
                         station.handler.check(result)
                 else:
                     lease = self._lease(message)
-                    station.handler_of(message).call(lease)
+                    result = station.handler_of(message).call(lease)
             except BaseException as raised:  # noqa: BLE001 - nothing that a handler raises may end the worker
                 error = raised
             now = clock()
@@ -332,7 +333,7 @@ class ThreadExecutor(Executor[S]):
                 message.state.finished.append(message)
                 slot.message = None
             else:
-                self._end(slot, message, lease, error)
+                self._end(slot, message, lease, error, result)
             # Else this thread makes the next trip, and very soon.
             if took > QUICK and waiting and len(message.state.finished) >= self._batch:
                 station.wake()
@@ -395,14 +396,14 @@ class CoroutineExecutor(Executor[S]):
         if self._board is not None:
             self._show(slot, message, now)
         context.enter(message)  # of this task alone: there is nothing to restore
-        plain = None if message.traced else handler.plain
-        lease, error = None if plain else self._lease(message), None
+        plain = None if message.known is not None and message.heeded else handler.plain
+        lease, error, result = None if plain else self._lease(message), None, None
         try:
             called = plain(message.body) if plain else handler.call(lease)
             if handler.timeout is None:
-                await called
+                result = await called
             else:
-                error = await _within(handler.timeout, called)
+                result, error = await _within(handler.timeout, called)
         except BaseException as raised:  # noqa: BLE001 - asyncio ends the whole loop on a SystemExit from a task
             error = raised  # a cancellation too: by the handler itself, or because the loop ends
         ended = self._now = clock()
@@ -412,7 +413,7 @@ class CoroutineExecutor(Executor[S]):
             error = TimeoutError(f"took longer than its timeout of {handler.timeout} s")
         elif self._cut_off and isinstance(error, asyncio.CancelledError):
             slot.failed = message  # not by itself: it has been given back
-        self._end(slot, message, lease, error)
+        self._end(slot, message, lease, error, result)
         slot.task = None
         self._free.append(slot)
         if self._starting:  # it has never waited: start() goes on, and wakes the loop in the end
@@ -449,17 +450,17 @@ def _task_maker(loop: asyncio.AbstractEventLoop) -> Callable[[Coroutine[Any, Any
     return partial(asyncio.Task, loop=loop, eager_start=True)
 
 
-async def _within(timeout: float, called: Coroutine[Any, Any, Any]) -> BaseException | None:
-    """What a coroutine raised, or None; past its timeout it is cancelled. Nothing but cancellation comes out."""
+async def _within(timeout: float, called: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """What a coroutine returned, and what it raised, or None; past its timeout it is cancelled. Nothing but
+    cancellation comes out."""
 
-    async def guarded() -> BaseException | None:
+    async def guarded() -> tuple[Any, BaseException | None]:
         try:
-            await called
+            return await called, None
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - see above
-            return error
-        return None
+            return None, error
 
     # Before 3.12 a cancellation comes out of wait_for also if what it waits for has not heeded it, and returned.
     task = guarded() if sys.version_info >= (3, 12) else asyncio.ensure_future(guarded())
@@ -470,4 +471,4 @@ async def _within(timeout: float, called: Coroutine[Any, Any, Any]) -> BaseExcep
             return task.result()
         raise
     except asyncio.TimeoutError as error:
-        return error
+        return None, error

@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     elsewhere = asked is not None and found.queue != asked.name
     if args.json:
         told = {"prefix": place.prefix, "asked": args.queue, **asdict(found), "remedy": found.remedy}
+        told["progress"] = None if found.progress is None else str(found.progress)
         text.print_json({**told, "timeline": [happening._asdict() for happening in found.timeline]})
     else:
         if elsewhere:
@@ -109,6 +110,8 @@ def _lines(found: Explanation) -> Iterator[str]:
     if found.command:
         yield f"  {'run':<{_LABEL}}{found.command}"
     yield from _row("message", ", ".join(_message(found)))
+    if found.progress is not None:
+        yield from _row("progress", text.safe(str(found.progress)))
     if found.error and found.error not in found.why:
         yield from _row("error", found.error)
     if found.traceback and found.traceback not in (found.error, found.why):

@@ -208,12 +208,18 @@ class ConsumerState(Preparing):
             for id, key in self.bodies.drops(element for element in [*acks, *off] if element not in self._twins):
                 args += ("drop", id, key, "")
                 bodies.append(key)
+        told: list[str] = []
+        if self.results:
+            for key, words in self.results.words(self._acked, self._sent):
+                args += words
+                told.append(key)
         k, name = self.keys, self.name
         keys = (
             *(k.ready, k.inbox(name), k.doing(name), k.consumers, k.session(name)),
             *(k.later, k.dead, k.events, k.stats, k.uniques, k.lanes),
-            *((k.traces,) if traced or bodies else ()),
+            *((k.traces,) if traced or bodies or told else ()),
             *bodies,
+            *told,
         )
         return Command(scripts.trip, keys, tuple(args), idempotent=True, queue=k.queue)
 
@@ -317,7 +323,7 @@ class ConsumerState(Preparing):
                 del held[message.element]
         if self._suspects:
             self._suspects.difference_update([message.element for message in messages])
-        if self.traced or self.bodies or self.uniques or self.called_off:
+        if self.traced or self.bodies or self.uniques or self.results or self.called_off:
             for message in messages:
                 self._forget(message)
 
@@ -326,6 +332,7 @@ class ConsumerState(Preparing):
         self.traced.pop(message.element, None)
         self.bodies.forget(message)
         self.uniques.forget(message)
+        self.results.forget(message)
         self.called_off.discard(message)
 
     def _reconcile(self, listed: Iterable[bytes]) -> tuple[list[Message], list[bytes]]:
@@ -476,6 +483,7 @@ class ConsumerState(Preparing):
         self.traced.clear()
         self.bodies.clear()
         self.uniques.clear()
+        self.results.clear()
         self.called_off.clear()
         self._suspects.clear()
         self._twins.clear()

@@ -158,7 +158,7 @@ Verb = Callable[[Keys, str, Sequence[Letter]], Command]
 def revive(keys: Keys, who: str, letters: Sequence[Letter]) -> Command:
     """Back to ready, behind what waits, the first one named to be claimed first, with all attempts before it."""
     words = (word for x in letters for word in (x.member, x.start + 1, x.id, _short(x.cause)))
-    return _command(scripts.revive, keys, (keys.ready, keys.dead), letters, (who, _WINDOW, *words))
+    return _command(scripts.revive, keys, (keys.ready, keys.dead), letters, (who, _WINDOW, *words), results=True)
 
 
 def discard(keys: Keys, who: str, letters: Sequence[Letter]) -> Command:
@@ -194,9 +194,12 @@ def _command(
     letters: Sequence[Letter],
     args: tuple[Arg, ...],
     bodies: Sequence[str] = (),
+    *,
+    results: bool = False,
 ) -> Command:
     markers = (keys.marker(letter.identity) for letter in letters)
-    names = (*places, keys.events, keys.stats, *markers, *filter(None, bodies))
+    told = (keys.results,) if results else ()
+    names = (*places, keys.events, keys.stats, *told, *markers, *filter(None, bodies))
 
     def parse(reply: Any) -> list[bool]:
         return [flag == 1 for flag, _ in zip(reply, letters, strict=True)]

@@ -21,8 +21,10 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha1
 from typing import Any, Final, NamedTuple
 
+import msgpack
+
 from reliq import defaults
-from reliq.core import beside, expiry, scripts, unique
+from reliq.core import beside, expiry, results, scripts, unique
 from reliq.core import envelope as env
 from reliq.core.codec import Codec, decode
 from reliq.core.command import Arg, Command, Flow
@@ -37,12 +39,12 @@ _SEIZED: Final = frozenset({b"granted", b"held", b"over", b"waiting", b"busy", b
 _LOCKED: Final = ("envelope", "lock")
 
 _SEIZE: Final = scripts.load(
-    "seize", after=(*_LOCKED, "lanes", "unique"), shape=(_SEIZED, int, int, int, (bytes, ...))
+    "seize", after=(*_LOCKED, "lanes", "unique", "tell"), shape=(_SEIZED, int, int, int, (bytes, ...))
 )
 _READ: Final = scripts.load(
     "read", after=_LOCKED, shape=(_STATUS, int, int, int, int, int, int, int, (bytes, ...))
 )
-_SETTLE: Final = scripts.load("settle", after=(*_LOCKED, "lanes", "unique"), shape=(_STATUS, int, FLAG))
+_SETTLE: Final = scripts.load("settle", after=(*_LOCKED, "lanes", "unique", "tell"), shape=(_STATUS, int, FLAG))
 _PROLONG: Final = scripts.load("prolong", shape=frozenset({0, 1, 2}))
 _FREE: Final = scripts.load("free", shape=FLAG)
 
@@ -85,7 +87,10 @@ class Seized(NamedTuple):
 class Item:
     """A message of a batch."""
 
-    __slots__ = ("_failed", "_hold", "_traceback", "body", "cause", "claim", "envelope", "error", "ticket")
+    __slots__ = (
+        "_failed", "_hold", "_traceback", "body", "cause", "claim", "envelope", "error", "replaced", "result",
+        "ticket",
+    )  # fmt: skip
 
     def __init__(self, envelope: Envelope, hold: Hold) -> None:
         self._hold = hold
@@ -93,6 +98,9 @@ class Item:
         self.body: Any = None
         self.cause = self.error = self._traceback = ""
         self._failed = 0
+        #: What who waits for it is given, once the batch is acked (``put(result=)``).
+        self.result: Any = None
+        self.replaced = False
         self.ticket = beside.ticket_of(envelope.meta)
         self.claim = unique.claim_of(envelope.meta)
 
@@ -143,13 +151,23 @@ class Item:
     def __repr__(self) -> str:
         return f"<message {self.id} of a batch>"
 
+    def answer(self, number: int) -> bytes:
+        """What who waits for its result is given."""
+        if self.cause:
+            return bytes(msgpack.packb(self._note(number)))
+        return results.replaced() if self.replaced else results.answer(self.result)
+
     def letter(self, number: int) -> bytes:
         """The member for dead."""
+        bumped = env.bump(self.envelope, failed=1) if self._failed else self.envelope.element
+        return env.join_note(self._note(number), bumped)
+
+    def _note(self, number: int) -> env.Meta:
         note: env.Meta = {"id": self.id, "cause": env.storable(self.cause), "worker": self._hold.name}
         note |= {"error": env.storable(self.error[:500]), "n": number}
         if self._traceback:
             note["traceback"] = env.storable(self._traceback[-defaults.TRACEBACK :])
-        return env.join_note(note, env.bump(self.envelope, failed=1) if self._failed else self.envelope.element)
+        return note
 
 
 class Taken(NamedTuple):
@@ -288,13 +306,21 @@ class Hold:
         one message; ``detail``: for the ledger."""
         k = self.keys
         letters: list[Arg] = []
+        answers: list[Arg] = []
+        told: list[str] = []
         bodies: list[str] = []
         if verb == ACK:
             for item in [*taken.items, *taken.doomed]:
+                ms = results.asked(item.envelope.meta)
                 if item.cause:
                     self._notes += 1
                     letters += (item.letter(self._notes), item.id, item.cause)
-                elif item.ticket is not None:
+                if ms is not None:
+                    told.append(k.result(item.envelope.id))
+                    answers += (ms, item.answer(self._notes))
+                if item.cause:
+                    continue
+                if item.ticket is not None:
                     bodies.append(beside.key_of(k, item.ticket))
         size = sum(map(len, taken.elements))
         args = (verb, len(taken.elements), size, taken.digest, min(most_failed, env.MAX_U16), *doubt, detail)
@@ -309,9 +335,11 @@ class Hold:
             k.lanes,
             k.later,
             *self._sleepers,
+            *told,
             *bodies,
         )
-        command = self._numbered(_SETTLE, names, (*args, len(self._sleepers), *letters))
+        counts = (len(self._sleepers), len(told))
+        command = self._numbered(_SETTLE, names, (*args, *counts, *answers, *letters))
         self._settling = taken, verb, doubt
         return command
 
@@ -350,11 +378,12 @@ class Hold:
 
     def _item(self, element: bytes) -> tuple[Item, bool]:
         """The message of an element, and whether it can be read."""
+        envelope = Envelope(element, element[env.CHECKED_FROM : env.META_FROM], 0, 0, 0, 0, {}, b"")
         try:
             envelope = env.unpack(element, verified=True)
             expiry.check(envelope.meta, self._server_ms)
         except DecodeError as error:
-            item = Item(Envelope(element, element[env.CHECKED_FROM : env.META_FROM], 0, 0, 0, 0, {}, b""), self)
+            item = Item(envelope, self)
             item.doom(error.code, str(error))
             return item, False
         item = Item(envelope, self)
@@ -377,6 +406,7 @@ class Hold:
         for item, allowed in zip(items, may or [True] * len(items), strict=True):
             item.claim = None
             if not allowed:
+                item.replaced = True
                 taken.items.remove(item)
                 taken.doomed.append(item)
 
@@ -408,7 +438,7 @@ def _seize(
     lists = (part(each) for each in names for part in (k.inbox, k.doing))
     own = (k.session(name), k.uniques, k.lanes, k.later)
     return Command(
-        _SEIZE, (k.ready, k.lock, k.consumers, k.stats, k.dead, k.events, *own, *lists),
+        _SEIZE, (k.ready, k.lock, k.consumers, k.stats, k.dead, k.events, *own, k.results, *lists),
         (name, who, round(lease * 1000), max_losses, server, int(believed), *names),
         lambda r: Seized(r[0].decode(), r[1], r[2], r[3], [n.decode("utf-8", "replace") for n in r[4]]),
         idempotent=True, queue=k.queue,

@@ -28,7 +28,7 @@ _TYPES: Final = {
     "ready": "list", "inbox": "list", "doing": "list", "later": "zset", "dead": "zset", "consumers": "zset",
     "session": "hash", "producers": "hash", "stats": "hash", "events": "stream", "traces": "stream",
     "lock": "hash", "seen": "string", "body": "string", "uniques": "hash", "unique": "string", "lanes": "zset",
-    "schedules": "hash", "ticks": "zset",
+    "schedules": "hash", "ticks": "zset", "result": "list", "progress": "string",
 }  # fmt: skip
 
 
@@ -199,6 +199,19 @@ class Keys:
     def unique(self, digest: bytes) -> str:
         """Stands for as long as a put with this key is to be the only one."""
         return self._of("unique:" + digest.hex())
+
+    @cached_property
+    def results(self) -> str:
+        """What the keys of results begin with; an id (hex) follows."""
+        return self._of("result:")
+
+    def result(self, id: bytes) -> str:
+        """What became of a message whose put asked for that, once it has ended; one element, for a time."""
+        return self.results + id.hex()
+
+    def progress(self, id: bytes) -> str:
+        """How far the handler of a message has come, as it has said last; for a time."""
+        return self._of("progress:" + id.hex())
 
     def body(self, name: bytes) -> str:
         """A large body, beside the list; ``name``: the 16 bytes by which its message knows it."""

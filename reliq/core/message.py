@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from reliq.core import envelope as env
 from reliq.core import routing, trace
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from reliq.core.consumer import ConsumerState
 
 ACK, RETRY, RELEASE, BURY, UNROUTED = "ack", "retry", "release", "bury", "unrouted"
+#: The key in the meta of a message whose result is asked for (see results).
+ASKS: Final = "w"
 
 
 class Message:
@@ -49,6 +51,11 @@ class Message:
         if self.known is None:
             self.known = env.unpack(self.element, verified=True)
         return self.known
+
+    @property
+    def heeded(self) -> bool:
+        """Whether more is made of its handling than that it is done: it is traced, or its result is asked for."""
+        return self.traced or ASKS in self.envelope.meta
 
     @property
     def suspect(self) -> bool:

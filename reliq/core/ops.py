@@ -97,7 +97,8 @@ def put(
     large = elements[0] if isinstance(elements[0], Beside) else None  # which goes alone
     if due is not NOW or marker or told or only or ordered or large is not None:
         names += (keys.later, keys.consumers, keys.traces)
-        names += ((only.lock,) if only else ()) + ((marker,) if marker else ())
+        names += (only.lock,) if only else ()
+        names += (marker, keys.results + marker[-32:]) if marker else ()
         by, program, ids = told or ("", "", ())
         args += (due.how, due.ms, round(defaults.DEDUPE_WINDOW * 1000) if marker else 0)
         args += (" ".join(id.hex() for id in ids), by, program)
@@ -251,7 +252,7 @@ def reap(
     k = keys
     names = (
         *(k.ready, k.inbox(consumer), k.doing(consumer), k.consumers, k.session(consumer)),
-        *(k.dead, k.events, k.stats, k.uniques, k.lanes, k.later),
+        *(k.dead, k.events, k.stats, k.uniques, k.lanes, k.later, k.results),
     )
     args: list[Arg] = [
         consumer,

@@ -8,13 +8,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from reliq import defaults
-from reliq.core import beside, expiry, unique
+from reliq.core import beside, expiry, results, unique
 from reliq.core import envelope as env
 from reliq.core.beside import Bodies
 from reliq.core.codec import Codec, decode
 from reliq.core.command import Command
 from reliq.core.keys import Keys
-from reliq.core.message import BURY, Message, Settle
+from reliq.core.message import ACK, BURY, Message, Settle
+from reliq.core.results import Results
 from reliq.core.routing import Rule
 from reliq.core.settling import Settling
 from reliq.core.unique import Uniques
@@ -38,6 +39,7 @@ class Preparing(Settling):
         self.keys = keys
         self.bodies = Bodies(keys)
         self.uniques = Uniques()
+        self.results = Results(keys)
         #: What tells the type of a body whose message does not carry one.
         self.route: Rule | None = None
         #: The server's clock (ms) by the last answer, and when that was here.
@@ -61,6 +63,8 @@ class Preparing(Settling):
         """Note what its meta says of a message that comes; returns the ticket of its body, if that lies beside."""
         if (claim := unique.claim_of(meta)) is not None:
             self.uniques.expect(element, claim)
+        if (ms := results.asked(meta)) is not None:
+            self.results.expect(element, ms)
         if (ticket := beside.ticket_of(meta)) is not None:
             self.bodies.expect(element, ticket)
         return ticket
@@ -103,8 +107,7 @@ class Preparing(Settling):
             if self.uniques.unbegun.pop(message, None) is None or message.lost or message.minded:
                 continue
             if not allowed:  # another one has taken its place
-                message.minded = True
-                self.finished.append(message)
+                self.finished.append(Settle(ACK, message, results.replaced()))
             elif not self.bodies.awaits(message):
                 ready.append(message)
         return ready

@@ -20,7 +20,9 @@ from reliq.core.waiting import Caller
 from reliq.core.walk import TOGETHER
 from reliq.errors import ConfigError, QueueHeld
 
-_PURGE: Final = scripts.load("purge", after=("envelope", "lanes", "unique"), shape=[(int, int), (int, bytes, ...)])
+_PURGE: Final = scripts.load(
+    "purge", after=("envelope", "lanes", "unique", "tell"), shape=[(int, int), (int, bytes, ...)]
+)
 _HELD: Final = 2
 STATES: Final = ("ready", "later")
 
@@ -99,7 +101,7 @@ def _purged(state: str, is_set: bool, found: list[bytes]) -> Iterator[Purged]:
 def _command(keys: Keys, state: str, *words: Arg, bodies: tuple[str, ...] = ()) -> Command:
     k = keys
     place = {"ready": k.ready, "later": k.later}[state]
-    names = (place, k.purging(state), k.events, k.stats, k.uniques, k.lanes, k.ready, k.later, *bodies)
+    names = (place, k.purging(state), k.events, k.stats, k.uniques, k.lanes, k.ready, k.later, k.results, *bodies)
     return Command(_PURGE, names, words, lambda reply: reply, idempotent=True, queue=k.queue)
 
 

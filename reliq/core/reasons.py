@@ -182,6 +182,12 @@ class Reason(str, Enum):
         "somebody called cancel with its id, or said reliq cancel ID",
         "nothing is to be done; if it is missed, put it again",
     )  # fmt: skip
+    REPLACED = (
+        "REPLACED", Kind.MESSAGE,
+        "another message was put in its place before a handler began with it",
+        "both are unique by the same key, and the put of the other one said on_conflict='replace'",
+        "nothing: the other one is handled",
+    )  # fmt: skip
     REMOVED = (
         "REMOVED", Kind.MESSAGE,
         "it was a dead letter, and is nowhere any more",
@@ -763,6 +769,30 @@ class Reason(str, Enum):
         "a put_many went through in part",
         "Redis refused or fell silent between two of its round trips",
         "see .accepted, .refused and .unknown; queue.repeat(error) settles what is unknown",
+    )  # fmt: skip
+    RESULT = (
+        "RESULT", Kind.ERROR,
+        "there is no result for whoever has waited for one",
+        "the base of RESULT_PENDING, RESULT_MISSING and MESSAGE_FAILED",
+        "see what the message says",
+    )  # fmt: skip
+    RESULT_PENDING = (
+        "RESULT_PENDING", Kind.ERROR,
+        "the message has not ended within the timeout, so there is no result yet",
+        "nobody has handled it so far, or its handler takes longer; the message says where it is",
+        "wait again with a longer timeout, or see what it waits for: reliq explain ID",
+    )  # fmt: skip
+    RESULT_MISSING = (
+        "RESULT_MISSING", Kind.ERROR,
+        "there is no result, and there will be none",
+        "the put did not ask, it was kept for long enough, or it was too large or of a kind that cannot be kept",
+        "put with result=SECONDS and ask within that; let handlers return plain data, or the address of it",
+    )  # fmt: skip
+    MESSAGE_FAILED = (
+        "MESSAGE_FAILED", Kind.ERROR,
+        "the message whose result was waited for has ended without being done",
+        "dead-lettered, cancelled, replaced or purged: .cause says which, .traceback where its handler failed",
+        "correct that and revive it: reliq dead revive; what becomes of it then takes the place of this",
     )  # fmt: skip
     LEASE_LOST = (
         "LEASE_LOST", Kind.ERROR,

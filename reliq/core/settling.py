@@ -20,11 +20,11 @@ class Settling:
         self.finished: deque[Settle | Message] = deque()
         self._notes = count(1)
 
-    def ack(self, message: Message) -> Settle:
-        """Done: remove it."""
+    def ack(self, message: Message, answer: bytes = b"") -> Settle:
+        """Done: remove it. ``answer``: for who waits for its result."""
         if message.traced:
             message.done()
-        return Settle(ACK, message)
+        return Settle(ACK, message, answer)
 
     def retry(self, message: Message, delay: float, error: str) -> Settle:
         """Failed: come back in ``delay`` seconds, with the last failure written into the message."""

@@ -30,7 +30,7 @@ from reliq.core.shape import FLAG
 from reliq.errors import MovedOn, QueueHeld
 
 _DONE: Final = frozenset({0, 1, 2})
-_CANCEL: Final = scripts.load("cancel", after=("envelope", "lanes", "unique", "places"), shape=_DONE)
+_CANCEL: Final = scripts.load("cancel", after=("envelope", "lanes", "unique", "tell", "places"), shape=_DONE)
 _CALL_OFF: Final = scripts.load("call_off", after="marks", shape=FLAG)
 _RESCHEDULE: Final = scripts.load("reschedule", after=("envelope", "places"), shape=_DONE)
 
@@ -58,7 +58,9 @@ def cancel(keys: Keys, found: Found, caller: Caller) -> Command:
     ticket = beside.ticket_of(found.message.meta)
     body = () if ticket is None else (beside.key_of(keys, ticket),)
     args = (*_seen(found), *caller, int(found.place == "ready"))
-    return _act(_CANCEL, keys, found, (keys.uniques, keys.lanes, keys.ready, keys.later, *body), args)
+    return _act(
+        _CANCEL, keys, found, (keys.uniques, keys.lanes, keys.ready, keys.later, keys.results, *body), args
+    )
 
 
 def call_off(keys: Keys, found: Found, caller: Caller) -> Command:

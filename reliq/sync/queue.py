@@ -157,6 +157,7 @@ class Queue:
         expires: float | datetime | None = None,
         unique: Unique | str | None = None,
         ordering_key: str | None = None,
+        result: float | bool = False,
         priority: str | None = None,
         type: str | None = None,
         replicas: int = 0,
@@ -176,6 +177,8 @@ class Queue:
         ``ordering_key``: messages with the same one are handled one at a time, in the order of their puts, over
         all workers; one that failed is tried again before the next begins.
         ``id``: a text of your own; the same id within an hour adds no second copy, from any process.
+        ``result``: so many seconds (True: an hour) what its handler returns is kept, once it is done;
+        ``receipt.result()`` waits for that, and ``queue.result`` with the id alone, from any process.
         ``priority``: the name of one of the queue's ``levels``; ``unique`` and ``id`` count within that.
         ``type``: a word, by which a worker chooses among several handlers: that of ``ack(type=)``.
         ``replicas``: so many replicas have to confirm it (WAIT); ``fsync``: the primary has to have it on disk
@@ -185,7 +188,8 @@ class Queue:
         """
         to = self if priority is None else self.level(priority)
         only = model.unique(unique)
-        raw_id, element = to.options.element(body, id, model.extra(retry, expires, only, ordering_key, type))
+        said = model.extra(retry, expires, only, ordering_key, type, result)
+        raw_id, element = to.options.element(body, id, said)
         confirm = model.confirm(replicas, fsync, to.options.timeout)
         claim = None if only is None else only.only(to.options.keys, raw_id)
         [receipt] = to._send(
@@ -197,7 +201,7 @@ class Queue:
             claim,
             ordered=ordering_key is not None,
         )
-        return receipt
+        return model.awaited(receipt, to) if result else receipt
 
     def put_many(
         self,
@@ -208,21 +212,22 @@ class Queue:
         retry: Retry | None = None,
         expires: float | datetime | None = None,
         ordering_key: str | None = None,
+        result: float | bool = False,
         priority: str | None = None,
         type: str | None = None,
         replicas: int = 0,
         fsync: bool = False,
     ) -> list[str]:
         """Accept many messages, in order; returns their ids. One round trip per 1,000 or 256 kB, each confirmed
-        as ``replicas`` and ``fsync`` say; all of one ``priority``, ``ordering_key`` and ``type``. The ids are
-        receipts, as that of ``put``.
+        as ``replicas`` and ``fsync`` say; all of one ``priority``, ``ordering_key`` and ``type``, with ``result``
+        as in ``put``. The ids are receipts, as that of ``put``.
 
         Raises PutManyError, which lists what was accepted, refused and unknown, if it goes through in part.
         """
         to = self if priority is None else self.level(priority)
         due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
         receipts: list[str] = []
-        extra = model.extra(retry, expires, ordering_key=ordering_key, type=type)
+        extra = model.extra(retry, expires, ordering_key=ordering_key, type=type, result=result)
         ids, elements = to.options.elements(bodies, extra)
         done = 0
         for chunk in ops.chunks(elements, to.options.most_at_once):
@@ -232,7 +237,7 @@ class Queue:
             except (Refused, OutcomeUnknown) as error:
                 raise model.partly(error, ids, done, len(part)) from error
             done += len(chunk)
-        return receipts
+        return [model.awaited(Receipt(receipt), to) for receipt in receipts] if result else receipts
 
     def _send(
         self,
@@ -425,6 +430,26 @@ class Queue:
 
         found = self.links.flow(explain_g(self.options.keys, id, deep=deep))
         return with_stack(self.links, self.options.keys, found) if stack else found
+
+    def result(self, id: str, timeout: float | None = None) -> Any:
+        """What the handler of a message returned, whose put asked (``result=``): waits for that, for at most
+        ``timeout`` seconds (None: as long as it takes), without asking again and again. It takes nothing away: any
+        number may wait, in any process, on a connection each, and ask again for as long as it is kept.
+
+        ``id``: as for ``explain``. Raises MessageFailed if it was dead-lettered, cancelled, replaced or purged,
+        with the traceback of its handler; ResultPending after the timeout; ResultMissing if there is none and will
+        be none; Unavailable, if Redis is away for longer than the queue's ``timeout``.
+        """
+        from reliq.sync.result import Waiter
+
+        return Waiter(self).result(id, timeout)
+
+    def progress(self, id: str) -> Any:
+        """What the handler of a message has said last of how far it is (``lease.progress``); None: nothing, or
+        longer ago than an hour (or as its result is kept)."""
+        from reliq.core import explain, results
+
+        return self.links.insist(results.progress(self.options.keys, explain.raw_id(id, "progress")))
 
     def revive(self, id: str) -> bool:
         """Put a dead letter back to ready, behind what waits, with all attempts before it; False if there is none

@@ -83,7 +83,9 @@ WAITS = {
     "Queue": {
         "put",
         "put_many",
+        "progress",
         "repeat",
+        "result",
         "size",
         "explain",
         "enroll",

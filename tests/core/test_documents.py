@@ -19,7 +19,7 @@ CORE = Path(reliq.core.__file__).parent
 ROOT = Path(__file__).resolve().parents[2]
 WIRE = (CORE / "wire.md").read_text("utf-8")
 REPLIES = (CORE / "lua" / "replies.md").read_text("utf-8")
-SHARED = ("admit", "envelope", "lanes", "places", "lock", "marks", "tick", "unique")
+SHARED = ("admit", "envelope", "lanes", "places", "lock", "marks", "tell", "tick", "unique")
 SCRIPTS = sorted(path.stem for path in (CORE / "lua").glob("*.lua") if path.stem not in SHARED)
 
 

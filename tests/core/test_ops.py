@@ -56,7 +56,7 @@ def test_a_large_body_is_brought_first_and_is_not_copied() -> None:
     """Its key is declared by the put, behind the marker if there is one; the pieces are what the words are."""
     for marker in ("", "marker"):
         command = ops.put(K, b"p", 7, [LARGE], ops.NOW, marker)
-        behind = (*filter(None, [marker]), "key")
+        behind = (*([marker, K.results + "marker"] if marker else []), "key")
         assert command.keys == (K.ready, K.producers, K.later, K.consumers, K.traces, *behind)
         assert command.args[-4:] == (1, "", 0, b"e")
     brought = beside.bring(LARGE, "q")
@@ -82,11 +82,12 @@ def test_words() -> None:
     """A script goes by its digest and, if the server does not know it, by its source; a verb as it is."""
     command = ops.put(K, b"p", 7, [b"e"], ops.Due("in", 500), "marker")
     words, source = command.words(), command.source_words()
-    assert words[:3] == ("EVALSHA", scripts.put.sha, 6)
-    assert source[:3] == ("EVAL", scripts.put.source, 6)
+    assert words[:3] == ("EVALSHA", scripts.put.sha, 7)
+    assert source[:3] == ("EVAL", scripts.put.source, 7)
     assert words[3:] == source[3:]
-    assert words[3:9] == (K.ready, K.producers, K.later, K.consumers, K.traces, "marker")
-    assert words[9:] == (b"p", 7, "in", 500, 3600000, "", "", "", 0, "", 0, b"e")
+    behind = (K.ready, K.producers, K.later, K.consumers, K.traces, "marker", K.results + "marker")
+    assert words[3:10] == behind
+    assert words[10:] == (b"p", 7, "in", 500, 3600000, "", "", "", 0, "", 0, b"e")
     assert ops.put(K, b"p", 7, [b"e"]).words()[2:] == (2, K.ready, K.producers, b"p", 7, b"e")
     assert ops.unblock(5).words() == ("CLIENT", "UNBLOCK", 5, "TIMEOUT")
     assert ops.length("k").words() == ("LLEN", "k")

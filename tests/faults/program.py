@@ -30,7 +30,7 @@ def main() -> None:
     queue = reliq.Queue("work", settings["url"], prefix=settings["prefix"], **settings.get("queue", {}))
     effects = os.open(settings["effects"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-    def handle(body: Any, lease: reliq.Lease) -> None:
+    def handle(body: Any, lease: reliq.Lease) -> Any:
         record = {"n": body["n"], "id": lease.id, "fence": lease.fence, "pid": os.getpid(), "at": time.time()}
         record |= {"attempt": lease.attempt, "deliveries": lease.deliveries}
         if lease.tick is not None:
@@ -42,6 +42,7 @@ def main() -> None:
         if body.get("ends"):
             record = {"n": body["n"], "id": lease.id, "pid": os.getpid(), "at": time.time(), "end": True}
             os.write(effects, (json.dumps(record) + "\n").encode())
+        return body.get("returns")
 
     handler = queue.ack(
         handle,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Final
 
-from reliq.core import beside, exclusive, ops, reasons, routing, trace
+from reliq.core import beside, exclusive, ops, reasons, results, routing, trace
 from reliq.core import envelope as env
 from reliq.core.command import Flow
 from reliq.core.exclusive import Lock
@@ -45,6 +45,7 @@ def found_g(search: Search, found: Found) -> Flow[Explanation]:
     if found.consumer:
         record = yield ops.session(search.keys, found.consumer)
     lock = (yield exclusive.lock(search.keys)) if found.place == "ready" else None
+    progress = yield results.progress(search.keys, search.id)
     told: dict[str, Callable[[], _Fields]] = {
         "ready": lambda: _ready(search, found) | _in_batch(search, found, lock),
         "inbox": lambda: _doing(search, found, record),
@@ -52,7 +53,7 @@ def found_g(search: Search, found: Found) -> Flow[Explanation]:
         "later": lambda: _later(search, found),
         "dead": lambda: _dead(search, found),
     }
-    fields = {**_message(search, found), **told[found.place]()}
+    fields = {**_message(search, found), **told[found.place](), "progress": progress}
     fields |= _called_off(search, fields, record.get("cancel", ""))
     missing = untold(found.message, search.events)
     if missing and found.place != "dead":
@@ -372,33 +373,44 @@ def nowhere_g(
 ) -> Flow[Explanation]:
     """Explain a message that was not found. ``asked``: the id as it was given; ``known``: the queues in the index;
     ``failures``: of queues that could not be searched."""
-    first = searches[0]
-    marked = None
+    finished = marked = None
     for search in searches:
+        if (yield results.kept(search.keys, search.id)):
+            finished = search
         if (yield looks.traces(search.keys, search.id)):
             marked = search
         yield from search.steps_g()
-    moving = next((each for each in searches if not each.certain), None)
-    told_of = next((each for each in searches if each.events or each.steps), None)
-    if not deep:
-        search, fields = first, _unsearched(first)
-    elif moving is not None:
-        search, fields = moving, _moving(moving)
-    elif told_of is not None:
-        search, fields = told_of, _gone(told_of)
-    elif marked is not None:
-        search, fields = marked, _acked("it was put within the last hour")
-    elif first.keys.queue not in known and not (yield looks.exists(first.keys)):
-        search, fields = first, _no_queue(first.keys, known)
-    elif forgetful := next(filter(_forgotten, searches), None):
-        search, fields = forgetful, _done_or_forgotten(forgetful, searches)
+    if finished is not None:
+        search, fields = finished, _acked("its result is kept")
     else:
-        search, fields = first, _absent(searches, asked)
+        search, fields = yield from _nowhere_g(searches, asked, known, marked, deep=deep)
     if failures:
         fields["why"] += "; " + "; ".join(failures)
     told = timeline(search.id, _told(search), None, search.steps)
     fields |= _again(search, 0)
     return Explanation(search.id.hex(), search.keys.queue, now=search.sight.now, timeline=told, **fields)
+
+
+def _nowhere_g(
+    searches: list[Search], asked: str, known: Sequence[str], marked: Search | None, *, deep: bool
+) -> Flow[tuple[Search, _Fields]]:
+    """The search that knows most of it, and what that is. ``marked``: where its put has left a marker."""
+    first = searches[0]
+    moving = next((each for each in searches if not each.certain), None)
+    told_of = next((each for each in searches if each.events or each.steps), None)
+    if not deep:
+        return first, _unsearched(first)
+    if moving is not None:
+        return moving, _moving(moving)
+    if told_of is not None:
+        return told_of, _gone(told_of)
+    if marked is not None:
+        return marked, _acked("it was put within the last hour")
+    if first.keys.queue not in known and not (yield looks.exists(first.keys)):
+        return first, _no_queue(first.keys, known)
+    if forgetful := next(filter(_forgotten, searches), None):
+        return forgetful, _done_or_forgotten(forgetful, searches)
+    return first, _absent(searches, asked)
 
 
 def _unsearched(search: Search) -> _Fields:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from reliq.core.reasons import USUAL, Reason
 
@@ -33,7 +33,8 @@ class Explanation:
     ``held_after``: claims are not written down, so that often only this is known: not earlier. ``size``: bytes, of
     which ``beside`` are those of a body beside the list. ``attempt`` is the one under way, or the next. ``again``:
     why it was handed out more than once, as far as that was written down, and ``again_why`` in words. ``error``:
-    the last failure, in one line; ``traceback``: its last line. ``handler`` and ``stack``: what handles it and
+    the last failure, in one line; ``traceback``: its last line. ``progress``: what its handler has said last of
+    how far it is. ``handler`` and ``stack``: what handles it and
     where that is, if its worker was asked and has answered.
     """
 
@@ -75,6 +76,7 @@ class Explanation:
     cause: str | None = None
     error: str | None = None
     traceback: str | None = None
+    progress: Any = None
     handler: str | None = None
     stack: str | None = None
     timeline: tuple[Happening, ...] = ()

@@ -16,7 +16,7 @@ from reliq.core.words import duration, number
 from reliq.errors import ReliqError
 
 _DEDUPE: Final = scripts.load("dedupe", after="places")
-_ENTOMB: Final = scripts.load("entomb", after=("envelope", "lanes", "unique", "places"))
+_ENTOMB: Final = scripts.load("entomb", after=("envelope", "lanes", "unique", "tell", "places"))
 _SET_ASIDE: Final = scripts.load("set_aside")
 _HANDS: Final = scripts.load("hands")
 
@@ -177,7 +177,7 @@ class Unreadable(Finding):
         element = self.element if whole else env.pack(bytes.fromhex(self.id), self.element, {"r": True})
         note = {"id": self.id, "cause": self.cause, "worker": self.context.who, "error": env.storable(self.reason)}
         words = (self.id, self.cause, self.element, self.spot.hint, env.join_note(note, element))
-        names = (self.spot.key, k.dead, k.events, k.stats, k.uniques, k.lanes, k.ready, k.later)
+        names = (self.spot.key, k.dead, k.events, k.stats, k.uniques, k.lanes, k.ready, k.later, k.results)
         return self._script(_ENTOMB, names, do, *words)
 
     def look_g(self) -> Flow[bool]:

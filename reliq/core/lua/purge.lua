@@ -2,9 +2,10 @@
 --
 -- Guarantee: it goes aside as a whole in one step, and nobody claims from there. What an earlier purge has left aside
 --   is not mixed with it, but told of. A part is removed only if it is exactly what was looked at; with it go the
---   bodies beside the list, and what is unique by its messages. Works when Redis is out of memory.
+--   bodies beside the list, and what is unique by its messages; who waits for results is told.
+--   Works when Redis is out of memory.
 -- KEYS  1 ready, or later  2 where it goes aside  3 events  4 stats  5 uniques  6 lanes  7 ready  8 later
---       9.. bodies of what is dropped
+--       9 what the keys of results begin with  10.. bodies of what is dropped
 -- ARGV  1 'take' | 'look' | 'drop'  2 who
 --       with 'take': 3 a word that no other purge has
 --       with 'look' and 'drop': 3 most elements  4 most bytes; with 'drop': 5 SHA-1 of what was looked at, together
@@ -75,11 +76,13 @@ if is_set then
 else
   redis.call('LTRIM', ASIDE, 0, -#elements - 1)
 end
-for i = 9, #KEYS do
+for i = 10, #KEYS do
   redis.call('UNLINK', KEYS[i])
 end
+local note = cmsgpack.pack({cause = 'PURGED', error = 'purged by ' .. ARGV[2]})
 for i = 1, #elements do
   unpark(KEYS[6], elements[i], is_set and seen[2 * i])
   free(elements[i], unpack(KEYS, 5, 8))
+  tell(KEYS[9], elements[i], note)
 end
 return {1, length(ASIDE)}

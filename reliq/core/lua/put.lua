@@ -5,7 +5,8 @@
 --   nothing, but it is a write (of what stands there), so that a WAIT behind it waits for the first time too.
 -- KEYS  1 ready  2 producers (HASH producer -> sequence, and ":ms" if a sweep has found it idle)
 --       unless it is plainly for now: 3 later  4 consumers  5 traces  then, as far as ARGV 10, 5, 11 and 9 ask for
---       them, who has the key that is unique (a field of a HASH, or for a time a string), the marker, stats, the body
+--       them, who has the key that is unique (a field of a HASH, or for a time a string), the marker and the result
+--       that an earlier message with this id may have left, stats, the body
 -- ARGV  1 producer  2 sequence
 --       with KEYS 3: 3 'ready' | 'in' | 'at'  4 ms of delay, or Unix ms  5 dedupe window, ms (0: there is no marker)
 --       6 ids (hex, separated by spaces) of those that are traced  7 who puts, 8 by which program
@@ -31,6 +32,7 @@ local unique = full and ARGV[10] ~= '' and cmsgpack.unpack(ARGV[10])
 local marker = full and ARGV[5] ~= '0' and KEYS[unique and 7 or 6]
 local body = full and ARGV[9] == '1' and KEYS[#KEYS]
 local stats = full and ARGV[11] == '1' and KEYS[body and #KEYS - 1 or #KEYS]
+local result = marker and KEYS[unique and 8 or 7]
 local mark = marker and redis.call('GET', marker)
 if repeated or mark then
   redis.call('HDEL', KEYS[2], '') -- allowed when out of memory; so is what follows
@@ -76,6 +78,7 @@ end
 local function mark_it()
   if marker then
     redis.call('SET', marker, '1', 'PX', ARGV[5])
+    redis.pcall('DEL', result) -- now: it is none of this message
   end
 end
 

@@ -7,7 +7,7 @@
 --   cancelled meanwhile (marks.lua) is gone.
 --   No lease counts as over before the server has been up (or primary) for one whole lease.
 -- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 dead  7 events  8 stats  9 uniques  10 lanes
---       11 later
+--       11 later  12 what the keys of results begin with
 -- ARGV  1 consumer  2 'lease' | 'dead' (its process was seen to die: the name is marked, for good)
 --       3 losses before POISON  4 lease of the caller, ms  5 server run id ('' if unknown)
 --       6 most elements  7 most bytes  8 how long an empty registration stays, ms
@@ -15,7 +15,7 @@
 -- Returns {'alive' | 'waiting' | 'adopted' | 'forgotten' | 'reaped', returned, buried, 1 if more is left}
 --   adopted: lists without a registration were given one, with a lease from now
 -- Cost  O(elements), at most as ARGV 6 and 7 say; newest first, so that a rest stays in order
-local READY, INBOX, DOING, CONSUMERS, SESSION, DEAD, EVENTS, STATS, UNIQUES, LANES, LATER = unpack(KEYS)
+local READY, INBOX, DOING, CONSUMERS, SESSION, DEAD, EVENTS, STATS, UNIQUES, LANES, LATER, RESULTS = unpack(KEYS, 1, 12)
 local name, how, limit, budget = ARGV[1], ARGV[2], tonumber(ARGV[6]), tonumber(ARGV[7])
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -113,6 +113,7 @@ if redis.call('LLEN', INBOX) == 0 and returned < limit then
     if marks and marks[id] then
       note_cancel(EVENTS, id, marks[id])
       free(element, UNIQUES, LANES, READY, LATER)
+      tell(RESULTS, element, called_off(id, marks[id]))
       marks[id], cancelled = nil, cancelled + 1
       return
     end
@@ -130,6 +131,7 @@ if redis.call('LLEN', INBOX) == 0 and returned < limit then
       })
       redis.call('ZADD', DEAD, now, why .. back)
       free(back, UNIQUES, LANES, READY, LATER)
+      tell(RESULTS, back, why)
       note('bury', id, 'POISON')
       buried = buried + 1
     else

@@ -3,13 +3,15 @@
 -- Guarantee: a letter is revived once, whoever asks and however often: only what stands in dead moves, and should
 --   the message die again it is another member, with a larger fence. It has all of its attempts before it. One that
 --   workers died with stays a suspect with one loss, so that it is handed out alone. Elements of another version, and
---   raw ones, go back as they are. A marker stands for the window, so that an import of its export adds no copy.
--- KEYS  1 ready  2 dead  3 events  4 stats  5.. markers, one for each letter
+--   raw ones, go back as they are. What its death has told whoever waited for its result is not told
+--   any more. A marker stands for the window, so that an import of its export adds no copy.
+-- KEYS  1 ready  2 dead  3 events  4 stats  5 what the keys of results begin with
+--       6.. markers, one for each letter
 -- ARGV  1 who  2 dedupe window, ms
 --       3.. letters of four words each: member, where in it the element begins (from 1), id (hex), cause
 -- Returns {1 revived | 0 it is not among the dead, ...}: one for each letter
 -- Cost  O(letters * log dead); at most 100 or 256 kB a call, one larger letter goes alone
-local READY, DEAD, EVENTS, STATS = unpack(KEYS)
+local READY, DEAD, EVENTS, STATS, RESULTS = unpack(KEYS)
 redis.call('LLEN', READY)
 redis.call('ZCARD', DEAD)
 for i = 3, #ARGV, 4 do
@@ -36,7 +38,8 @@ for i = 3, #ARGV, 4 do
     local back = anew(string.sub(member, tonumber(ARGV[i + 1])))
     redis.call('LPUSH', READY, back)
     redis.call('ZREM', DEAD, member)
-    redis.call('SET', KEYS[5 + #done], '1', 'PX', ARGV[2])
+    redis.pcall('DEL', RESULTS .. ARGV[i + 2])
+    redis.call('SET', KEYS[6 + #done], '1', 'PX', ARGV[2])
     redis.pcall('XADD', EVENTS, 'MAXLEN', '~', '10000', '*', 'event', 'revive', 'id', ARGV[i + 2],
       'consumer', ARGV[1], 'detail', ARGV[i + 3])
     revived, count = 1, count + 1

@@ -6,13 +6,14 @@
 --   a message is alone: if its consumers die with it as often as the limit says, it is dead-lettered as POISON.
 --   In company no loss is counted that would be the last one. Repeating it under the same name changes nothing.
 -- KEYS  1 ready  2 lock  3 consumers  4 stats  5 dead  6 events  7 session of the caller
---       8 uniques  9 lanes  10 later  11.. inbox and processing list of each consumer that is named
+--       8 uniques  9 lanes  10 later  11 what the keys of results begin with
+--       12.. inbox and processing list of each consumer that is named
 -- ARGV  1 the caller ('': only end what is over)  2 who this is  3 lease, ms  4 losses before POISON
 --       5 server run id ('' if unknown)  6 '1' if a lease that is over may be believed to be  7.. registered consumers
 -- Returns {'granted' | 'held' | 'over' | 'waiting' | 'busy' | 'changed' | 'free' | 'gone', server ms, fence,
 --   ms left of the lease of the holder, who holds the queue, or who is there}
 -- Cost  O(consumers named + batch); a batch is at most 1,000 elements or 256 kB, or one larger element
-local READY, LOCK, CONSUMERS, STATS, DEAD, EVENTS, SESSION, UNIQUES, LANES, LATER = unpack(KEYS, 1, 10)
+local READY, LOCK, CONSUMERS, STATS, DEAD, EVENTS, SESSION, UNIQUES, LANES, LATER, RESULTS = unpack(KEYS, 1, 11)
 local name, lease, limit = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -26,7 +27,7 @@ local holder, fence, count = stats[1], tonumber(lock[2] or '0'), tonumber(lock[3
 redis.call('HLEN', SESSION)
 local here, known = {}, 0 -- who lives, or holds something; how many of those named are registered
 for i = 7, #ARGV do
-  local first = 11 + 2 * (i - 7)
+  local first = 12 + 2 * (i - 7)
   local holds = redis.call('LLEN', KEYS[first]) + redis.call('LLEN', KEYS[first + 1])
   local lease_end = redis.call('ZSCORE', CONSUMERS, ARGV[i])
   known = known + (lease_end and 1 or 0)
@@ -89,6 +90,7 @@ if count > 0 then
     redis.call('ZADD', DEAD, now, cmsgpack.pack(why) .. back)
     redis.call('RPOP', READY)
     free(back, UNIQUES, LANES, READY, LATER) -- which may bring another one there
+    tell(RESULTS, back, cmsgpack.pack(why))
     redis.call('HSET', LOCK, 'span', 0, 'size', 0)
     note('bury', id, 'POISON')
     redis.pcall('HINCRBY', STATS, 'bury', 1)

@@ -4,12 +4,14 @@
 --   unless the right end of ready is exactly what was read: a push to that end in between is seen, and then nothing
 --   changes. Dead letters are written before anything is removed.
 -- KEYS  1 ready  2 lock  3 consumers  4 stats  5 dead  6 events  7 uniques  8 lanes  9 later
---       then inboxes of consumers that slept when the queue was taken, then bodies that go with the batch
+--       then inboxes of consumers that slept when the queue was taken, results that are waited for, and bodies that go
+--       with the batch
 -- ARGV  1 holder  2 number  3 lease, ms
 --       4 'ack' remove it | 'retry' it failed | 'release' its handler put it back | 'return' it was not handled
 --       5 messages in it  6 their bytes  7 their digest (lock.lua)  8 most failures to count for a message
 --       9 span and 10 size from now on (see core/exclusive.py)  11 detail for the ledger  12 how many inboxes
---       13.. dead letters of it, with an ack: member for dead, id (hex), cause of each
+--       13 how many results
+--       14.. with an ack: ms to keep it and answer of each result, then dead letters: member for dead, id (hex), cause
 -- Returns {'ok' | 'again' | 'stale' | 'lost', server ms, 1 if it was done, 0 if the right end is another}
 -- Cost  O(batch), at most 1,000 elements or 256 kB, or one larger element
 local READY, LOCK, CONSUMERS, STATS, DEAD, EVENTS, UNIQUES, LANES, LATER = unpack(KEYS, 1, 9)
@@ -30,7 +32,7 @@ end
 redis.call('LLEN', READY)
 redis.call('ZCARD', DEAD)
 redis.call('ZSCORE', CONSUMERS, name)
-local inboxes = {unpack(KEYS, 10, 9 + tonumber(ARGV[12]))}
+local inboxes, results = {unpack(KEYS, 10, 9 + tonumber(ARGV[12]))}, tonumber(ARGV[13])
 for _, inbox in ipairs(inboxes) do
   redis.call('LLEN', inbox)
 end
@@ -61,13 +63,16 @@ if not found then
   note('mismatch', '', count .. ' in hand, and not at the head any more: ' .. verb)
 elseif verb == 'ack' then
   local buried = 0
-  for i = 13, #ARGV, 3 do
+  for i = 14 + 2 * results, #ARGV, 3 do
     redis.call('ZADD', DEAD, now, ARGV[i])
     note('bury', ARGV[i + 1], ARGV[i + 2])
     buried = buried + 1
   end
   redis.call('LTRIM', READY, 0, -count - 1)
-  for i = 10 + #inboxes, #KEYS do
+  for i = 1, results do
+    keep(KEYS[9 + #inboxes + i], ARGV[12 + 2 * i], ARGV[13 + 2 * i])
+  end
+  for i = 10 + #inboxes + results, #KEYS do
     redis.call('UNLINK', KEYS[i])
   end
   if redis.call('EXISTS', UNIQUES) == 1 then

@@ -7,7 +7,8 @@
 --   wrong type stands before the first write, and the first write is one that Redis allows when it is
 --   out of memory, which lets the rest through: a full Redis can be drained.
 -- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 later  7 dead  8 events  9 stats  10 uniques  11 lanes
---       12 traces, if there are steps of traced messages; then the bodies that 'drop' names
+--       12 traces, if there are steps of traced messages; then the bodies, results and
+--       reports of progress that are named below
 -- ARGV  1 consumer  2 trip number  3 lease, ms  4 reap epoch as known ('' at first)  5 messages in hand
 --       6 free slots  7 what to do with suspects (messages that a consumer died with):
 --         'alone' take one only with empty hands | 'decline' pass over them | 'beside' take one beside others
@@ -23,6 +24,9 @@
 --         'drop'    id (hex), key of its body, '': goes with an ack, and is no settle either; not if the ack is late.
 --                   Also with another settle of a message that is cancelled, if that ends it
 --         'free'    id (hex), what it is unique by, '': likewise, with any settle, if that ends it
+--         'keep'    id (hex), ms and key of its result, the answer: likewise; if it ends otherwise than by an ack, the
+--                   answer says how
+--         'report'  element, ms and key, progress: written down if it is in hand, and stays there
 -- Returns {'ok' | 'again' | 'stale' | 'dead' | 'held', server ms, reap epoch, late settles (indexes from 0),
 --   1 if elements is the whole processing list and not only what is new, 1 if suspects wait (or why nothing more
 --   was claimed: -1 the queue is paused, less: minus so many ms, until which a limit stands in the way),
@@ -118,6 +122,7 @@ end
 local late, refused, acks = {}, {}, math.abs(tonumber(ARGV[12]))
 local counts = {ack = 0, retry = 0, release = 0, bury = 0, unrouted = 0, cancel = 0}
 local marks, stays = session[7] and marks_of(session[7]), {} -- stays: what has not ended, and what is left of it
+local ends = {} -- what is told of those that end otherwise than by an ack
 -- The oldest, in order: one read and one trim. What is not there is looked for.
 local oldest = tonumber(ARGV[12]) < -1 and redis.call('LRANGE', DOING, 0, acks - 1) or {}
 local trimmed = 0
@@ -156,6 +161,18 @@ for i = 13 + acks, #ARGV, 4 do
       redis.call('UNLINK', back)
     end
     index = index - 1
+  elseif verb == 'keep' then
+    if not refused[element] then
+      local ms, key = string.match(back, '^(%d+) (.*)$')
+      keep(key, ms, ends[element] and note_of(ends[element]) or extra)
+    end
+    index = index - 1
+  elseif verb == 'report' then
+    if redis.call('LPOS', DOING, element) then
+      local ms, key = string.match(back, '^(%d+) (.*)$')
+      redis.pcall('SET', key, extra, 'PX', ms)
+    end
+    index = index - 1
   elseif verb == 'free' then
     if not refused[element] then -- by now nothing may fail
       if redis.pcall('HGET', UNIQUES, '+' .. back) == element then
@@ -168,6 +185,7 @@ for i = 13 + acks, #ARGV, 4 do
     local by = marks and marks[id_of(element)]
     if by then
       verb, marks[id_of(element)] = 'cancel', nil
+      ends[id_of(element)] = called_off(id_of(element), by)
       note_cancel(EVENTS, id_of(element), by)
     elseif verb == 'retry' or verb == 'unrouted' then
       -- An equal one may wait there already (some producer pushed an envelope twice), and a sorted set would make
@@ -180,6 +198,7 @@ for i = 13 + acks, #ARGV, 4 do
       ready = redis.call('RPUSH', READY, back)
     else
       redis.call('ZADD', DEAD, now, back)
+      ends[id_of(element)] = back
     end
     redis.call('LREM', DOING, 1, element)
     counts[verb] = counts[verb] + 1
