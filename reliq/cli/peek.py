@@ -17,7 +17,7 @@ from reliq.cli.failure import ATTENTION, FINE
 from reliq.cli.filters import Field, cause_name, when
 from reliq.cli.place import Place
 from reliq.cli.verb import Verb
-from reliq.core import beside, flows, ops, routing
+from reliq.core import beside, flows, lanes, ops, routing
 from reliq.core import envelope as env
 from reliq.core.codec import decode
 from reliq.errors import ConfigError, DecodeError, WrongKeyType
@@ -131,7 +131,7 @@ def _doing(queue: Queue) -> Iterator[Found]:
 
 def _later(queue: Queue) -> Iterator[Found]:
     for element, score in _sorted(queue, queue.options.keys.later, "ZRANGE"):
-        yield read(queue, element, Found("later", element, due=score))
+        yield read(queue, element, Found("later", element, due=None if lanes.waits(score) else score))
 
 
 def _dead(queue: Queue) -> Iterator[Found]:
@@ -163,7 +163,8 @@ def _sorted(queue: Queue, key: str, verb: str) -> Iterator[tuple[bytes, int]]:
 
 def _ms(score: bytes) -> int:
     """A score as Unix ms; kept within the calendar, as anybody may have written it."""
-    return int(min(max(float(score), 0.0), 1e14))
+    found = float(score)
+    return int(min(max(found, 0.0), 9e15 if lanes.waits(found) else 1e14))
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -407,6 +408,8 @@ def headline(found: Found, now: int) -> str:
     if found.due is not None:
         left = found.due - now
         words.append(f"due in {text.duration(left)}" if left > 0 else f"due since {text.duration(-left)}")
+    elif found.state == "later":
+        words.append("waits for its turn")
     if e is not None:
         attempt = f"failed {e.failed}" if found.state == "dead" else f"attempt {e.failed + 1}"
         words.append(f"{attempt}, deliveries {found.deliveries}, losses {e.lost}")

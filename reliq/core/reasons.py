@@ -85,6 +85,12 @@ class Reason(str, Enum):
         "put(delay=), put(at=) or a reschedule; the server's clock counts",
         "wait until it is due",
     )  # fmt: skip
+    AWAITS_TURN = (
+        "AWAITS_TURN", Kind.MESSAGE,
+        "it waits for an earlier message with the same ordering key",
+        "put(ordering_key=): one of them is handled at a time, in order, and an earlier one is not done",
+        "see why that one is not done: reliq explain with its id",
+    )  # fmt: skip
     RETRY_BACKOFF = (
         "RETRY_BACKOFF", Kind.MESSAGE,
         "its handler failed, and it comes back after a pause",
@@ -451,6 +457,12 @@ class Reason(str, Enum):
         "a key of unique messages is held by one that is nowhere, so that puts with it are skipped",
         "somebody has deleted a list of the queue, or its message, by hand; or Redis has lost writes",
         "let it go: reliq fsck --repair",
+    )  # fmt: skip
+    LOST_TURN = (
+        "LOST_TURN", Kind.QUEUE,
+        "messages wait for the turn of their ordering key, and the one that has it is nowhere",
+        "somebody has deleted a list of the queue, or its message, by hand; or Redis has lost writes",
+        "let the next one go on: reliq fsck --repair",
     )  # fmt: skip
     FOREIGN_KEY = (
         "FOREIGN_KEY", Kind.QUEUE,
@@ -839,6 +851,7 @@ class Reason(str, Enum):
 USUAL: Final = frozenset(
     {
         *(Reason.WAITING_TURN, Reason.SUSPECT_WAITS, Reason.DUE_LATER, Reason.DUE, Reason.ARRIVING),
+        Reason.AWAITS_TURN,
         *(Reason.RETRY_BACKOFF, Reason.RELEASE_BACKOFF, Reason.LEASED, Reason.MOVING, Reason.DONE),
         *(Reason.IN_BATCH, Reason.CANCELLED, Reason.CANCELLING),
     }

@@ -13,7 +13,7 @@ import pytest
 import redis as redis_py
 
 import reliq.core
-from reliq.core import beside, dead, gate, ops, orders, schedule, scripts, ticks, unique, waiting
+from reliq.core import beside, dead, gate, lanes, ops, orders, schedule, scripts, ticks, unique, waiting
 from reliq.core import envelope as env
 from reliq.core.command import Command
 from reliq.core.explain.looks import Found
@@ -156,6 +156,7 @@ COMMANDS: dict[str, Callable[[Lab], Command]] = {
     "reschedule, later": lambda lab: waiting.reschedule(
         lab.keys, Found("later", 0, E[6]), ops.Due("in", 60_000), CALLER
     ),
+    "turn": lambda lab: lanes.go_on(lab.keys, "k", E[0][23:39].hex()),
     "schedule": lambda lab: ticks.schedule(lab.keys, "new", ticks.Known(), DAILY, 5),
     "schedule, change": lambda lab: ticks.schedule(lab.keys, "old", ticks.Known(HOURLY, 7), DAILY, 5),
     "unschedule": lambda lab: ticks.unschedule(lab.keys, "old"),

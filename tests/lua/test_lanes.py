@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgpack
 import pytest
 
-from reliq.core import dead, ops, waiting
+from reliq.core import beside, dead, ops, waiting
 from reliq.core import envelope as env
 from reliq.core.explain.looks import Found
 from reliq.core.lanes import PARKED
@@ -199,6 +199,20 @@ def test_many_of_one_key_do_not_hide_the_others(lab: Lab) -> None:
     put(lab, *(ordered(n, "l") for n in range(201, 250)))
     assert claim(lab, "a", 1, want=3) == [0, 200, 201]
     assert len(parked(lab)) == 199
+
+
+def test_one_with_its_body_beside_the_list(lab: Lab) -> None:
+    """Its ticket, which stands first in the meta, is no reason not to see the key."""
+    for number in (1, 2):
+        body = msgpack.packb("x" * 2000)
+        ticket = beside.ticket(number.to_bytes(16, "big"), body)
+        id = env.uuid7(1_700_000_000_000, number.to_bytes(10, "big"))
+        big = beside.checked(env.pack(id, b"", {"b": ticket, "o": "k"}), lab.keys.body(bytes(16)), body)
+        put(lab, bytes(big)) if number == 1 else put(lab, bytes(big), element(3))
+    [one, three] = lab.trip("a", 1, want=5)[9]
+    assert number_of(three) == 3
+    assert lab.client.zcard(lab.keys.lanes) == 1
+    assert len(lab.trip("a", 2, want=5, in_hand=2, acks=[one])[9]) == 1
 
 
 def test_no_flag_no_look(lab: Lab) -> None:

@@ -12,7 +12,9 @@ from reliq.core import envelope as env
 from reliq.core.beside import Beside
 from reliq.core.fsck.finding import Context, Spot, Unreadable
 from reliq.core.message import Message
+from reliq.core.purge import purge_g
 from reliq.core.unique import Claim, Placed, Unique
+from reliq.core.waiting import Caller
 from reliq.errors import Unavailable
 from tests.lua.lab import Consumer, Lab
 from tests.lua.test_dead import flow
@@ -433,3 +435,19 @@ def test_copies_that_end_at_once(lab: Lab) -> None:
     consumer.trip(10)
     consumer.trip(0)
     assert (lab.doing("a"), len(lab.dead), lab.uniques) == ([], 2, {})
+
+
+@pytest.mark.parametrize("how", ["poison", "purge"])
+def test_one_with_its_body_beside_the_list_frees_its_key(lab: Lab, how: str) -> None:
+    """Its ticket, which stands first in the meta, is no reason not to see the key, whatever ends it."""
+    body, name = msgpack.packb("x" * 2000), bytes(16)
+    element = env.pack(id_of(1), b"", {"b": beside.ticket(name, body), **DONE.meta})
+    assert lab.put(beside.checked(element, lab.keys.body(name), body), only=DONE.only(lab.keys, id_of(1)))
+    assert lab.uniques == {"+" + KEY: hex_of(1)}
+    if how == "poison":
+        lab.trip("a", 1, want=1)
+        lab.reap("a", max_losses=1)
+        assert len(lab.dead) == 1
+    else:
+        assert flow(lab, purge_g(lab.keys, ["ready"], Caller("host:1"), "token")) == 1
+    assert lab.uniques == {}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Final
 
-from reliq.core import beside, exclusive, ops, reasons, results, routing, trace
+from reliq.core import beside, exclusive, lanes, ops, reasons, results, routing, trace
 from reliq.core import envelope as env
 from reliq.core.command import Flow
 from reliq.core.exclusive import Lock
@@ -19,6 +19,7 @@ from reliq.core.explain.search import Search
 from reliq.core.explain.timeline import timeline, untold
 from reliq.core.gate import Gate
 from reliq.core.keys import Keys
+from reliq.core.lanes import Place
 from reliq.core.reasons import Reason
 from reliq.core.sample import Pace, pace
 from reliq.core.words import duration, number
@@ -46,11 +47,14 @@ def found_g(search: Search, found: Found) -> Flow[Explanation]:
         record = yield ops.session(search.keys, found.consumer)
     lock = (yield exclusive.lock(search.keys)) if found.place == "ready" else None
     progress = yield results.progress(search.keys, search.id)
+    turn, key = None, lanes.key_of(found.message.meta)
+    if found.place == "later" and lanes.waits(found.score) and key is not None:
+        turn = yield from lanes.place_g(search.keys, key, found.score)
     told: dict[str, Callable[[], _Fields]] = {
         "ready": lambda: _ready(search, found) | _in_batch(search, found, lock),
         "inbox": lambda: _doing(search, found, record),
         "doing": lambda: _doing(search, found, record),
-        "later": lambda: _later(search, found),
+        "later": lambda: _later(search, found) if turn is None else _awaits_turn(search, turn),
         "dead": lambda: _dead(search, found),
     }
     fields = {**_message(search, found), **told[found.place](), "progress": progress}
@@ -340,6 +344,24 @@ def _later(search: Search, found: Found) -> _Fields:
     if e.released:
         return fields | {"reason": Reason.RELEASE_BACKOFF, "why": "its handler put it back"}
     return fields | {"reason": Reason.DUE_LATER, "why": "it was put with a delay, or for a time"}
+
+
+def _awaits_turn(search: Search, turn: Place) -> _Fields:
+    mine = f"the turn of its ordering key {turn.key!r}"
+    fields: _Fields = {"state": "later", "reason": Reason.AWAITS_TURN}
+    if not turn.holder:
+        return fields | {
+            "reason": Reason.LOST_TURN, "why": f"it waits for {mine}, which nobody has",
+            "next": "it stays there until another message with this key ends",
+            "command": command(search.keys, "fsck --repair"),
+        }  # fmt: skip
+    others = f", and behind {turn.before:,} more" if turn.before else ""
+    return fields | {
+        "why": f"it waits for message {turn.holder}, which has {mine}{others}",
+        "next": "it is the next one at the head of ready when that has ended" if not others else
+                "they go one after the other, each when the one before has ended",
+        "command": command(search.keys, f"explain {turn.holder}"),
+    }  # fmt: skip
 
 
 def _dead(search: Search, found: Found) -> _Fields:

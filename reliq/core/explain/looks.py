@@ -11,7 +11,7 @@ import msgpack
 
 from reliq import defaults
 from reliq.core import envelope as env
-from reliq.core import scripts
+from reliq.core import lanes, scripts
 from reliq.core.command import Command
 from reliq.core.envelope import Envelope
 from reliq.core.gate import Gate
@@ -156,11 +156,12 @@ def _found(match: Sequence[Any], ready: int) -> Found:
 
 
 def _number(text: bytes | None) -> int:
-    """A score or a counter; 0 for what is none."""
+    """A score or a counter; 0 for what is none. A time is kept within the calendar."""
     try:
-        return int(min(max(float(text or 0), 0.0), 1e14))
+        found = float(text or 0)
     except ValueError:
         return 0
+    return int(min(max(found, 0.0), 9e15 if lanes.waits(found) else 1e14))
 
 
 class Probe(NamedTuple):

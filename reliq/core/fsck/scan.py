@@ -31,6 +31,7 @@ from reliq.core.fsck.finding import (
     about,
     hands_of,
 )
+from reliq.core.fsck.turns import Turns
 from reliq.core.fsck.uniques import Held
 from reliq.core.keys import Keys
 from reliq.core.walk import ListWalk, SortedWalk
@@ -94,6 +95,7 @@ class Scan:
         self._unreadable = 0
         self._bodies = Bodies(context)
         self._held = Held(context)
+        self._turns = Turns(context)
         self.looked = Looked()
 
     def suspicions_g(self) -> Flow[list[Finding]]:
@@ -105,10 +107,12 @@ class Scan:
         found += of_consumers
         if self._keys.uniques not in self._wrong:
             yield from self._held.read_g()
+            yield from self._turns.read_g()
         for spot in self._spots(names):
             found += yield from self._entries_g(spot)
         found += self._bodies.orphans(MOST)
         found += self._held.left(MOST)
+        found += self._turns.left(MOST)
         self.looked.whole = self.looked.whole and self._bodies.alone <= MOST
         return found + (yield from self._duplicates_g(names))
 
@@ -118,7 +122,7 @@ class Scan:
         k = self._keys
         wanted = {k.ready: "list", k.later: "zset", k.dead: "zset", k.consumers: "zset", k.events: "stream",
                   k.traces: "stream", k.stats: "hash", k.lock: "hash", k.producers: "hash",
-                  k.uniques: "hash", k.schedules: "hash", k.ticks: "zset"}  # fmt: skip
+                  k.uniques: "hash", k.lanes: "zset", k.schedules: "hash", k.ticks: "zset"}  # fmt: skip
         return (yield from self._wrong_types_g(wanted))
 
     def _wrong_types_g(self, wanted: dict[str, str]) -> Flow[list[Finding]]:
@@ -160,7 +164,7 @@ class Scan:
         """Whether a key under our tag is ours, or that of a queue which shares the tag."""
         k = self._keys
         ours = (k.ready, k.later, k.dead, k.consumers, k.events, k.traces, k.stats, k.lock, k.producers, k.uniques,
-                k.schedules, k.ticks, k.purging("ready"), k.purging("later"))  # fmt: skip
+                k.lanes, k.schedules, k.ticks, k.purging("ready"), k.purging("later"))  # fmt: skip
         if key in ours or (part is not None and part.startswith("aside:")) or part == "ready":
             return True
         behind = key.removeprefix(k.tagged)
@@ -205,6 +209,7 @@ class Scan:
                     mark = _mark(element)
                     self._boxes[mark % _BOXES].append(mark)
                     self._held.met(element)
+                    self._turns.met(spot.state, element)
                 missed = self._bodies.are_missed_by(element)
                 if (finding := self._judge(entry, bodiless=missed)) is not None:
                     self.looked.whole = self.looked.whole and len(found) < MOST

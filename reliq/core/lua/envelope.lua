@@ -18,6 +18,21 @@ local function weight(e)
   return #e
 end
 
+-- The meta of an envelope of version 1, or nil if it is empty or cannot be read. (What unpacks it knows no binary: the
+-- ticket of a body beside the list, which stands first, is left out.)
+local function meta_of(e)
+  if #e < 41 or byte(e, 5) ~= 1 or byte(e, 40) == 128 then
+    return nil
+  end
+  local fine, meta, _
+  if sub(e, 41, 44) == '\161b\196\20' then
+    fine, meta = pcall(cmsgpack.unpack, string.char(byte(e, 40) - 1) .. sub(e, 65))
+  else
+    fine, _, meta = pcall(cmsgpack.unpack_one, e, 39)
+  end
+  return fine and type(meta) == 'table' and meta or nil
+end
+
 -- Up to so many elements of a list, from its right end, and up to so many bytes by this measure; a first one that
 -- is larger comes alone. Reads in small pages, so that large elements behind small ones are not read in vain.
 local function from_right(list, most, budget, measure)

@@ -9,11 +9,8 @@ local PARKED = 4000000000000000
 
 -- The ordering key of a message, if it has one.
 local function ordering_of(e)
-  if #e < 41 or byte(e, 5) ~= 1 or byte(e, 40) == 128 then
-    return nil
-  end
-  local fine, _, meta = pcall(cmsgpack.unpack_one, e, 39)
-  local key = fine and type(meta) == 'table' and meta.o
+  local meta = meta_of(e)
+  local key = meta and meta.o
   return type(key) == 'string' and key or nil
 end
 
@@ -44,13 +41,9 @@ local function unpark(lanes, e, score)
   end
 end
 
--- A message has ended: if the turn was its own, the next one of its lane has it, and is at the head of ready. (Returns
--- how many came there.) One call passes over at most 1,000 that are not there any more.
-local function pass_turn(uniques, lanes, ready, later, e)
-  local key = ordering_of(e)
-  if not key or redis.call('HGET', uniques, '=' .. key) ~= to_hex(e, 24) then
-    return 0
-  end
+-- The next one of the lane of a key has the turn, and is at the head of ready. (Returns how many came there.) One call
+-- passes over at most 1,000 that are not there any more.
+local function call_next(uniques, lanes, ready, later, key)
   local digest = sha1hex(key)
   for _ = 1, 1000 do
     local first = redis.call('ZRANGEBYLEX', lanes, '[' .. digest, '(' .. digest .. ':', 'LIMIT', 0, 1)[1]
@@ -73,8 +66,12 @@ local function pass_turn(uniques, lanes, ready, later, e)
   return 0
 end
 
--- The same where nothing may fail, since the message has gone by now.
-local function end_turn(...)
-  local fine, came = pcall(pass_turn, ...)
+-- A message has ended: if the turn was its own, it goes on. Nothing may fail here, since the message has gone by now.
+local function end_turn(uniques, lanes, ready, later, e)
+  local key = ordering_of(e)
+  if not key or redis.pcall('HGET', uniques, '=' .. key) ~= to_hex(e, 24) then
+    return 0
+  end
+  local fine, came = pcall(call_next, uniques, lanes, ready, later, key)
   return fine and came or 0
 end

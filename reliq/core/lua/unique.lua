@@ -3,11 +3,8 @@
 
 -- The id and the key of a message that holds one until its end or its start, as its meta tells.
 local function unique_of(e)
-  if #e < 41 or byte(e, 5) ~= 1 or byte(e, 40) == 128 then
-    return nil
-  end
-  local fine, _, meta = pcall(cmsgpack.unpack_one, e, 39)
-  local found = fine and type(meta) == 'table' and meta.u
+  local meta = meta_of(e)
+  local found = meta and meta.u
   if type(found) == 'table' and type(found[1]) == 'string' then
     return to_hex(e, 24), found[1]
   end

@@ -1,0 +1,96 @@
+"""Turns of ordering keys that nobody has, or that are had by messages which are nowhere: who waits behind them
+would wait for ever."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from reliq import defaults
+from reliq.core import envelope as env
+from reliq.core import lanes
+from reliq.core.command import Command, Flow
+from reliq.core.explain import explain_g
+from reliq.core.fsck.finding import Context, Finding
+from reliq.core.reasons import Reason
+from reliq.errors import DecodeError
+
+_NOWHERE = ("absent", "done", "removed", "dead", "cancelled")
+
+
+class Turns:
+    """Who has the turn of which key, as the queue says, and which of them, and who that waits, a scan has met."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._holders: dict[str, bytes] = {}  # by key: the id
+        self._met: set[str] = set()
+        self._waiting: set[str] = set()
+
+    def read_g(self) -> Flow[None]:
+        """Read it, in bounded steps; before the messages, so that none is missed that ends meanwhile."""
+        k, cursor = self._context.keys, -1
+        while cursor != 0:
+            args = (max(cursor, 0), "MATCH", "=*", "COUNT", defaults.SCRIPT_ELEMENTS)
+            reply: Any = yield Command("HSCAN", (k.uniques,), args, idempotent=True, queue=k.queue)
+            cursor = int(reply[0])
+            for field, id in zip(reply[1][::2], reply[1][1::2], strict=True):
+                if len(id) == 32:
+                    self._holders[field[1:].decode("utf-8", "replace")] = bytes.fromhex(id.decode())
+
+    def met(self, state: str, element: bytes) -> None:
+        """A message is there."""
+        if element[env.META_FROM] == 0x80 or not (self._holders or state == "later"):  # an empty meta
+            return
+        try:
+            key = lanes.key_of(env.unpack(element).meta)
+        except DecodeError:
+            return
+        if key is None or state == "dead":
+            return
+        if self._holders.get(key) == element[env.CHECKED_FROM : env.META_FROM]:
+            self._met.add(key)
+        elif state == "later":
+            self._waiting.add(key)
+
+    def left(self, most: int) -> list[LostTurn]:
+        """Those that are not had by a message which was met, at most so many."""
+        had = [(key, id.hex()) for key, id in self._holders.items() if key not in self._met]
+        nobody = [(key, "") for key in sorted(self._waiting - self._holders.keys())]
+        return [LostTurn(self._context, self._context.keys.lanes, *each) for each in [*had, *nobody][:most]]
+
+
+@dataclass
+class LostTurn(Finding):
+    """The turn of an ordering key; ``holder``: the id (hex) of the message that has it, or ""."""
+
+    ordering_key: str
+    holder: str
+    waiting: int = 0
+    code = Reason.LOST_TURN
+
+    @property
+    def evidence(self) -> str:
+        whose = f"message {self.holder} has, which is on its way no more" if self.holder else "nobody has"
+        return f"{self.waiting:,} wait for the turn of the ordering key {self.ordering_key!r}, which {whose}"
+
+    @property
+    def action(self) -> str:
+        return "give it to the one that was put first, at the head of ready"
+
+    def look_g(self) -> Flow[bool]:
+        k = self.context.keys
+        place = yield from lanes.place_g(k, self.ordering_key)
+        self.waiting = place.before
+        if place.holder != self.holder:
+            return False
+        if not self.holder:
+            return place.before > 0
+        found = yield from explain_g(k, self.holder)
+        return found.state in _NOWHERE
+
+    def repair_g(self) -> Flow[bool]:
+        if not (yield from self.look_g()):
+            return False
+        done: int = yield lanes.go_on(self.context.keys, self.ordering_key, self.holder)
+        return done != 0
