@@ -763,6 +763,7 @@ README: dict[str, list[str]] = {
     "an exclusive holder dies, sleeps or loses replies, or somebody pushes to the head": ["9.20"],
     "whoever fires the ticks of schedules dies at any moment, or replies are lost": ["ticks"],
     "a worker of several queues or levels dies, or loses replies": ["priorities"],
+    "workers of messages with ordering keys die, or lose replies": ["ordering keys"],
     "workers or producers of unique messages die, or lose replies": ["unique"],
     "workers of a queue with a limit die, or lose replies": ["limits"],
     "whoever cancels, or has the cancelled message in hand, dies, or a claim comes between": ["called off"],
@@ -804,6 +805,15 @@ MORE: dict[str, list[Clause]] = {
             "nothing lost, and the order holds",
             "faults/test_priorities.py::test_kill_9_with_messages_of_several_levels_claimed_ahead",
             "faults/test_priorities.py::test_every_tenth_reply_lost_of_several_levels",
+        ),
+    ],
+    "ordering keys": [
+        holds(
+            "one at a time, in order, and no turn is lost",
+            "faults/test_ordering.py::test_order_outlives_kills_and_lost_replies",
+            "lua/test_lanes.py::test_what_ends_one_gives_the_turn_to_the_next",
+            "lua/test_lanes.py::test_what_goes_back_keeps_its_turn",
+            "lua/test_lanes.py::test_a_repeated_trip_passes_it_once",
         ),
     ],
     "unique": [
