@@ -1,4 +1,4 @@
-"""Ordering keys while workers are killed and replies get lost: in order, one at a time, and nobody waits for ever."""
+"""Ordering keys while workers are killed and replies get lost: in order, one at a time, and none waits for ever."""
 
 from __future__ import annotations
 
