@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from reliq.core.reaping import ReapReport
     from reliq.core.schedule import Schedule
     from reliq.core.unique import Unique
+    from reliq.needs import Dependency
     from reliq.sync.consumer import Consumer
     from reliq.sync.exclusive import Batch, Exclusive
     from reliq.sync.lease import Lease
@@ -46,6 +47,7 @@ __all__ = [
     "Batch",
     "Bury",
     "Consumer",
+    "Dependency",
     "Exclusive",
     "Explanation",
     "Failure",
@@ -80,6 +82,7 @@ __all__ = [
 _LATER: Final = {
     "Batch": "reliq.sync.exclusive",
     "Consumer": "reliq.sync.consumer",
+    "Dependency": "reliq.needs",
     "Exclusive": "reliq.sync.exclusive",
     "Explanation": "reliq.core.explain",
     "Failure": "reliq.core.failure",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from functools import partial, update_wrapper
-from types import CoroutineType
+from types import CoroutineType, MappingProxyType
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from reliq import defaults
@@ -16,6 +16,7 @@ from reliq.core import routing
 from reliq.core.retry import Retry
 from reliq.errors import ConfigError
 from reliq.lease import Leased
+from reliq.needs import is_marked
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,7 +63,10 @@ class Handler(Generic[P, R]):
         self.function = function
         self.is_async = _is_coroutine_function(function)
         #: The function itself if it takes the body alone: then a worker needs no lease to call it.
-        self.plain: Callable[..., Any] | None = self._fitted() if takes.body and takes.lease is None else None
+        self.plain: Callable[..., Any] | None = None
+        #: What it needs besides, and was not given yet: by name, whether it cannot do without.
+        self.needs: Mapping[str, bool] = takes.needs
+        self._unlock()
         #: What counts the round trips for it, in a worker that counts.
         self.watch: Any = None
 
@@ -85,6 +89,24 @@ class Handler(Generic[P, R]):
     def name(self) -> str:
         """module.function, for messages."""
         return f"{getattr(self.function, '__module__', '?')}.{_name(self.function)}"
+
+    def bind(self, **dependencies: Any) -> Handler[..., R]:
+        """The same with these of its dependencies (parameters annotated ``reliq.Dependency``) given to it, as by
+        the lifespan of a worker: for tests, or where there is none. ConfigError for what it does not need."""
+        for name in dependencies:
+            if name not in self._takes.needs:
+                known = ", ".join(map(repr, self._takes.needs)) or "none"
+                raise ConfigError(f"{self.name}: {name!r} is no dependency of it; its dependencies are {known}")
+        made = copy(self)
+        made.function = update_wrapper(partial(self.function, **dependencies), self.function, updated=())
+        made.needs = {name: needed for name, needed in self.needs.items() if name not in dependencies}
+        made._unlock()
+        return made
+
+    def _unlock(self) -> None:
+        """Let it be called with the body alone, if that is all that it takes."""
+        bare = self._takes.body and self._takes.lease is None and not any(self.needs.values())
+        self.plain = self._fitted() if bare else None
 
     @property
     def handlers(self) -> tuple[Handler[P, R], ...]:
@@ -163,13 +185,14 @@ def decorate(queue: Any, function: Any, **options: Any) -> Any:
 
 
 class _Takes(NamedTuple):
-    """What a function wants: the body, the lease (under which name), and that one before the body; and how the
-    body is annotated."""
+    """What a function wants: the body, the lease (under which name), and that one before the body; how the body is
+    annotated; and its dependencies, by name: whether it cannot do without."""
 
     body: bool
     lease: str | None
     lease_first: bool
     annotation: Any = None
+    needs: Mapping[str, bool] = MappingProxyType({})
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> _Takes:
@@ -182,11 +205,12 @@ class _Takes(NamedTuple):
             return cls(True, None, False)
         hints = _hints(function)
         body, lease, lease_first, annotation = False, None, False, None
+        needs = _needs(function, parameters)
         for name, parameter in parameters.items():
             by_name_only = parameter.kind is parameter.KEYWORD_ONLY
             if parameter.kind is parameter.VAR_POSITIONAL:
                 body, annotation = True, annotation if body else hints.get(name)
-            elif parameter.kind is parameter.VAR_KEYWORD:
+            elif parameter.kind is parameter.VAR_KEYWORD or name in needs:
                 continue
             elif lease is None and (name == "lease" or _is_lease(hints.get(name, parameter.annotation))):
                 lease, lease_first = name, not body and not by_name_only
@@ -194,12 +218,34 @@ class _Takes(NamedTuple):
                     raise TypeError(f"{_name(function)}: parameter {name!r} must be passable by name")
             elif not body and not by_name_only:
                 body, annotation = True, hints.get(name, parameter.annotation)
+                _check_order(function, list(parameters), name, needs)
             elif parameter.default is parameter.empty:
                 raise TypeError(
                     f"{_name(function)}: a handler takes the body, and the lease if a parameter is named or "
-                    f"annotated so; give parameter {name!r} a default"
+                    f"annotated so; give parameter {name!r} a default, or annotate it as reliq.Dependency[...] if "
+                    "the lifespan of its worker has it"
                 )
-        return cls(body, lease, lease_first, annotation)
+        return cls(body, lease, lease_first, annotation, needs)
+
+
+def _needs(function: Callable[..., Any], parameters: Mapping[str, inspect.Parameter]) -> dict[str, bool]:
+    """Its dependencies, by name: whether it cannot do without."""
+    found = {
+        name: parameter.default is parameter.empty
+        for name, parameter in parameters.items()
+        if is_marked(function, name, parameter.annotation)
+    }
+    for name in found:
+        if parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise TypeError(f"{_name(function)}: parameter {name!r} must be passable by name")
+    return found
+
+
+def _check_order(function: Callable[..., Any], names: list[str], body: str, needs: Mapping[str, bool]) -> None:
+    """The body is handed over by position, and dependencies by name."""
+    for name in names[: names.index(body)]:
+        if name in needs:
+            raise TypeError(f"{_name(function)}: dependency {name!r} has to stand behind the body ({body!r})")
 
 
 def _hints(function: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@
     │   └── MessageFailed                         its message was not done: .cause .error .traceback
     ├── LeaseLost                                 this settle came too late: another consumer has the message
     ├── ConsumerClosed         (RuntimeError)     used after close, or inherited by a forked child
+    ├── StartFailed            (RuntimeError)     the lifespan of a worker failed: nothing was claimed
     ├── EmbeddedUnavailable    (RuntimeError)     no URL was given and no private Redis can be started
     └── Verdict                                   raised BY a handler, to say what becomes of its message
         ├── Bury                                  dead-letter it, now
@@ -239,6 +240,12 @@ class ConsumerClosed(ReliqError, RuntimeError):
     """The consumer is closed, or belongs to the parent of this forked process."""
 
     code = "CONSUMER_CLOSED"
+
+
+class StartFailed(ReliqError, RuntimeError):
+    """The lifespan of a worker failed before it yielded, or lacks what a handler needs. Nothing was claimed."""
+
+    code = "START_FAILED"
 
 
 class EmbeddedUnavailable(ReliqError, RuntimeError):

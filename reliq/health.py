@@ -11,6 +11,7 @@ from reliq.ack import Handler
 from reliq.core.pulse import SILENCE_SHARE
 from reliq.core.reasons import Reason
 from reliq.core.words import duration
+from reliq.middleware import Middleware, around
 from reliq.model import QueueOptions
 from reliq.routing import Handling
 from reliq.running import Slot
@@ -75,14 +76,32 @@ def tally(queues: Sequence[str], memory: Callable[[int], Any] = bytearray) -> Ta
     return Tally(queues, memory(Tally.size(queues))) if prometheus.installed() else None
 
 
-def observed(handling: Handling, options: QueueOptions, counts: Tally | None) -> Handling:
-    """What handles a queue, with what is switched on around it; itself if that is nothing. ``options``: of
-    the queue that it is for here, which may be a level of its own."""
+def observed(
+    handling: Handling, options: QueueOptions, counts: Tally | None, middleware: Sequence[Middleware] = ()
+) -> Handling:
+    """What handles a queue, with what is around it, and is switched on; itself if that is nothing. ``options``: of
+    the queue that it is for here, which may be a level of its own; ``middleware``: of the worker."""
     watch = None if counts is None else counts.watch(options.name, options.lease)
-    return handling.each(partial(_observed, watch=watch))
+    return handling.each(partial(_observed, watch=watch, middleware=(*middleware, *options.middleware)))
 
 
-def _observed(handler: Handler[..., Any], watch: Watch | None) -> Handler[..., Any]:
+def check_around(handlers: Sequence[Handler[..., Any]], middleware: Sequence[Middleware]) -> None:
+    """ConfigError if some middleware cannot stand around one of these handlers."""
+    for handler in handlers:
+        _surrounded(handler, (*middleware, *handler.queue.options.middleware))
+
+
+def _surrounded(handler: Handler[..., Any], middleware: Sequence[Middleware]) -> Handler[..., Any]:
+    if not middleware:
+        return handler
+    function = around(handler.function, middleware, handler.name, is_async=handler.is_async)
+    return handler if function is handler.function else handler.around(lambda _: function)
+
+
+def _observed(
+    handler: Handler[..., Any], watch: Watch | None, middleware: Sequence[Middleware]
+) -> Handler[..., Any]:
+    handler = _surrounded(handler, middleware)
     function = hooks.wrapped("handler", handler.function)
     if function is not handler.function:
         handler = handler.around(lambda _: function)

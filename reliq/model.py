@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from reliq.core.schedule import Definition, Schedule
     from reliq.core.unique import Unique
     from reliq.core.waiting import Caller
+    from reliq.middleware import Middleware
     from reliq.settings import Settings
 
 _ID: Final = struct.Struct(">8sQ")
@@ -338,6 +339,7 @@ class QueueOptions:
     levels: Mapping[str, int]
     route: routing.Rule | None
     unrouted: str
+    middleware: tuple[Middleware, ...]
 
     @property
     def name(self) -> str:
@@ -492,6 +494,8 @@ def options(
     levels: Mapping[str, int] | bool = False,
     route: routing.Rule | str | None = None,
     unrouted: str = routing.WAIT,
+    middleware: Sequence[Middleware] = (),
+    may_await: bool = False,
 ) -> QueueOptions:
     """Check the arguments of Queue(...) against each other; ConfigError says which and why. ``settings`` have what
     they leave open."""
@@ -531,6 +535,7 @@ def options(
         levels=_levels(name, levels) if levels else {},
         route=routing.rule(route, name),
         unrouted=routing.checked_unrouted(unrouted, name),
+        middleware=_middleware(name, middleware, may_await=may_await) if middleware else (),
     )
 
 
@@ -546,6 +551,12 @@ def _levels(name: str, levels: Mapping[str, int] | bool) -> Mapping[str, int]:
     from reliq.core.levels import checked
 
     return checked(name, levels)
+
+
+def _middleware(name: str, said: Sequence[Middleware], *, may_await: bool) -> tuple[Middleware, ...]:
+    from reliq.middleware import checked  # most queues have none
+
+    return checked(said, f"Queue {name!r}", may_await=may_await)
 
 
 def _kind(share: float) -> Callable[..., QueueOptions]:

@@ -338,6 +338,9 @@ class ThreadExecutor(Executor[S]):
             if took > QUICK and waiting and len(message.state.finished) >= self._batch:
                 station.wake()
 
+    def cut_off(self) -> None:
+        """A thread cannot be."""
+
     def close(self) -> None:
         """Let the threads end when they are done; a stuck one is left behind (it is a daemon)."""
         for _ in self._threads:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 
 from reliq import defaults
@@ -21,6 +21,7 @@ from reliq.core.consumer import FIRE, Answer
 from reliq.core.message import Message
 from reliq.errors import ReliqError
 from reliq.inspecting import SlowWatch
+from reliq.lifespan import Lifespan, Task, enters_async, given, made_by, starting
 from reliq.logging import about, log
 from reliq.model import clock
 from reliq.routing import Handling
@@ -37,9 +38,11 @@ class Loop(Working[Station]):
     """Runs in the task that awaits ``run``. ``stop`` is called from the same event loop, ``wake`` also from
     the threads of plain handlers."""
 
-    def __init__(self, handlers: Handlers, **options: Any) -> None:
+    def __init__(self, handlers: Handlers, *, lifespan: Lifespan | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._handlers = handlers
+        self._lifespan = lifespan
+        self._life = AsyncExitStack()  # what it has begun
         self._event_loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._awake = asyncio.Event()
@@ -90,6 +93,8 @@ class Loop(Working[Station]):
         """Connect every queue first, so that what is wrong is said at once and nothing is half open."""
         for _, queue in self._handlers:
             await queue.enroll()
+        if self._lifespan is not None:
+            self._handlers = given(self._handlers, await self._begin_life(self._lifespan))
         for index, (handler, queue) in enumerate(self._handlers):
             for each in handler.handlers:
                 if each.is_async not in self._executors:
@@ -100,6 +105,16 @@ class Loop(Working[Station]):
         self._watching = asyncio.create_task(self._watch_event_loop())
         names = ", ".join(dict.fromkeys(handler.name for handler, _ in self._handlers))
         log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)
+
+    async def _begin_life(self, lifespan: Lifespan) -> object:
+        """What the lifespan yields."""
+        with starting():
+            manager = made_by(lifespan)
+            if not enters_async(manager):
+                return self._life.enter_context(manager)
+            task, value = await Task.begin(manager)
+            self._life.push_async_callback(task.end)
+            return value
 
     def _executor(self, is_async: bool) -> TaskExecutor | ThreadExecutor[Station]:
         if is_async:
@@ -267,6 +282,7 @@ class Loop(Working[Station]):
         if self._sweeper is not None:
             await self._sweeper.stop()
         await self._ticker.stop()
+        await self._life.aclose()
         log.info("worker stopped")
 
     async def _flush(self, station: Station) -> None:

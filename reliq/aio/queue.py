@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from reliq.core.routing import Rule
     from reliq.core.schedule import Schedule
     from reliq.core.unique import Unique
+    from reliq.middleware import Middleware
 
 
 @open_to(put="put", put_many="put_many")
@@ -56,6 +57,7 @@ class Queue:
     ``route``: of messages that were put without ``type=``, what tells their type: the name of a field of their
     bodies, or a function of the body. ``unrouted``: what becomes of one that no handler of its worker takes:
     "wait" (it goes back for 1 s, then 2, up to 10 min) or "bury" (it is dead-lettered as NO_HANDLER).
+    ``middleware``: objects around every put and every handler, the outermost first: see ``reliq.middleware``.
     Tasks may share a queue. On another event loop, and after a fork, it opens connections of its own.
     """
 
@@ -80,6 +82,7 @@ class Queue:
         levels: Mapping[str, int] | bool = False,
         route: Rule | str | None = None,
         unrouted: str = "wait",
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         here = Settings.chosen(url, settings)
         self.options = model.options(
@@ -100,10 +103,16 @@ class Queue:
             levels=levels,
             route=route,
             unrouted=unrouted,
+            middleware=middleware,
+            may_await=True,
         )
         self._open(here.with_times(self.options.block, self.options.timeout))
 
     def _open(self, settings: Settings) -> None:
+        if self.options.middleware:
+            from reliq.aio.through import through
+
+            self.__class__ = through(type(self))
         self.settings = settings
         self.links = Links(lambda: _find(settings), keys=self.options.keys)
         self._producers = self.options.producers()

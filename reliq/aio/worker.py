@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,9 @@ from reliq.aio.health import Health
 from reliq.aio.loop import Handlers, Loop
 from reliq.aio.queue import Queue
 from reliq.errors import ConfigError
-from reliq.health import observed, pages, tally, vitals
+from reliq.health import check_around, observed, pages, tally, vitals
+from reliq.lifespan import Lifespan, lifespan_of
+from reliq.middleware import Middleware, checked
 from reliq.model import clock
 from reliq.ranking import Ranks
 from reliq.routing import by_queue
@@ -38,6 +40,10 @@ class Worker:
     the extra ``prometheus``).
     ``weights``: of queues by name, 1 to 1,000 (1 if it is not named): while several have work, each gets its share
     of the hand-overs. ``strict``: the queues in the order given, a later one only while no earlier one has work.
+    ``lifespan``: a function that makes a context manager (or an asynchronous one), which is entered in each
+    process before its first claim and left after its last settle. What it yields, a mapping or an object, is
+    handed to parameters of handlers that are annotated ``reliq.Dependency``. StartFailed if that does not work.
+    ``middleware``: objects around every handler, outside of those of its queue: see ``reliq.middleware``.
     """
 
     def __init__(
@@ -53,6 +59,8 @@ class Worker:
         health: str | None = None,
         weights: Mapping[str, int] | None = None,
         strict: bool = False,
+        lifespan: Lifespan | None = None,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         check_worker(handlers, concurrency=concurrency, processes=processes, grace=grace, prefetch=prefetch)
         if processes != 1:
@@ -62,10 +70,12 @@ class Worker:
             )
         if health is not None:
             address("health", health)
+        self._middleware = checked(middleware, "Worker", may_await=True) if middleware else ()
         self._health = health
         self._telling = AsyncExitStack()
         queues = by_queue(handlers)
         ranks = Ranks.of([handling.queue for handling in queues], weights, strict=strict)
+        check_around(handlers, self._middleware)
         self._handlers: Handlers = [
             (handling, queue) for handling in queues for queue in own_queues(handling.queue)
         ]
@@ -77,6 +87,7 @@ class Worker:
             "name": name,
             "until_empty": until_empty,
             "ranks": ranks,
+            "lifespan": lifespan_of(lifespan, handlers),
         }
         self._counts: Tally | None = None
         self._loop: Loop | None = None
@@ -92,7 +103,10 @@ class Worker:
 
     def _make(self) -> Loop:
         self._counts = None if self._health is None else tally([queue.name for _, queue in self._handlers])
-        handlers = [(observed(handler, queue.options, self._counts), queue) for handler, queue in self._handlers]
+        handlers = [
+            (observed(handler, queue.options, self._counts, self._middleware), queue)
+            for handler, queue in self._handlers
+        ]
         return Loop(handlers, **self._options)
 
     async def _tell(self, loop: Loop) -> None:

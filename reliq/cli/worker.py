@@ -48,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="so much of the work, where several have some (1)",
     )
     add("--strict", action="store_true", help="a queue only while none has work whose handler stands before it")
+    add("--lifespan", metavar="MODULE:FUNCTION", help="what each process begins with, and hands to handlers")
     add("--until-empty", action="store_true", help="end when nothing is ready; what waits for its time stays")
     add("--log-level", choices=logs.LEVELS, default="info", help="(%(default)s)")
     add("--log-format", choices=tuple(logs.FORMATS), help="of the lines on stderr (text; with --json: json)")
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         health=args.health,
         weights=weights(args.weight),
         strict=args.strict,
+        lifespan=None if args.lifespan is None else _attribute(args.lifespan),
     )
     if can_fork() or args.processes > 1:
         worker.supervise()
@@ -129,6 +131,18 @@ def find_all(specs: Sequence[str]) -> list[AnyHandler]:
         module = load(module_name)
         found += [_named(module, attribute)] if colon else _all_of(module)
     return list(dict.fromkeys(found))
+
+
+def _attribute(spec: str) -> Any:
+    """What ``--lifespan module:function`` means."""
+    module_name, _, attribute = spec.partition(":")
+    module = load(module_name)
+    if not hasattr(module, attribute):
+        raise ConfigError(
+            f"--lifespan {spec}: module {module_name!r} has no {attribute!r}{text.near(attribute, vars(module))}; "
+            "name a function that makes a context manager: --lifespan shop.setup:lifespan"
+        )
+    return getattr(module, attribute)
 
 
 def only(handlers: list[AnyHandler], queues: Sequence[str]) -> list[AnyHandler]:

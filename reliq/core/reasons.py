@@ -818,6 +818,12 @@ class Reason(str, Enum):
         "it was used after its with block, or inherited by a fork",
         "open a consumer of its own in each process",
     )  # fmt: skip
+    START_FAILED = (
+        "START_FAILED", Kind.ERROR,
+        "a worker has not started, and has claimed nothing",
+        "its lifespan raised before it yielded, or did not yield what a handler is annotated to need",
+        "see the traceback in the worker's log, correct that, and start the worker again",
+    )  # fmt: skip
     EMBEDDED_UNAVAILABLE = (
         "EMBEDDED_UNAVAILABLE", Kind.ERROR,
         "no URL was given, and no private Redis can be started here",

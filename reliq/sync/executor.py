@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from reliq.core.message import Message, Settle
 from reliq.core.pace import Pace
 from reliq.ranking import Lines
 from reliq.running import Board, CoroutineExecutor
 from reliq.sync.station import Station
+
+T = TypeVar("T")
 
 
 class AsyncExecutor(CoroutineExecutor[Station]):
@@ -45,9 +48,16 @@ class AsyncExecutor(CoroutineExecutor[Station]):
         """Coroutines need no waking."""
         return False
 
-    def close(self) -> None:
-        """Cancel what still runs and end the event loop."""
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run it in the event loop of the handlers and wait for it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def cut_off(self) -> None:
+        """Cancel what still runs."""
         self._loop.call_soon_threadsafe(self.cancel)
+
+    def close(self) -> None:
+        """End the event loop."""
         self._loop.call_soon_threadsafe(self._loop.call_later, 0.05, self._loop.stop)
         self._thread.join(1.0)
         if not self._thread.is_alive():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack, closing
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -19,6 +20,7 @@ from reliq.core.pace import QUICK
 from reliq.errors import ReliqError
 from reliq.inspecting import SlowWatch
 from reliq.lease import fate, settle_for
+from reliq.lifespan import Lifespan, Task, enters_async, given, made_by, starting
 from reliq.logging import about, log
 from reliq.model import clock
 from reliq.routing import Handling
@@ -47,9 +49,13 @@ class Loop(Working[Station]):
     """Runs in the thread that calls ``run``. ``stop`` and ``wake`` may be called from anywhere, signal
     handlers included."""
 
-    def __init__(self, handlers: Handlers, *, board: Board | None = None, **options: Any) -> None:
+    def __init__(
+        self, handlers: Handlers, *, board: Board | None = None, lifespan: Lifespan | None = None, **options: Any
+    ) -> None:
         super().__init__(**options)
         self._handlers = handlers
+        self._lifespan = lifespan
+        self._life = ExitStack()  # what it has begun
         self._board = board
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._awake = False
@@ -92,18 +98,29 @@ class Loop(Working[Station]):
 
     def run(self) -> bool:
         """Work until stopped. True if every handler came back; False if one is stuck in its thread."""
-        self._open()
-        try:
-            while not self.is_over(at_work=any(e.at_work for e in self._executors.values())):
-                self._turn()
-        finally:
-            clean = self._close()
+        with closing(self):
+            self._open()
+            try:
+                while not self.is_over(at_work=any(e.at_work for e in self._executors.values())):
+                    self._turn()
+            finally:
+                clean = self._close()
         return clean
+
+    def close(self) -> None:
+        """End the lifespan, as far as it has begun, and what runs handlers."""
+        try:
+            self._life.close()
+        finally:
+            for executor in self._executors.values():
+                executor.close()
 
     def _open(self) -> None:
         """Connect every queue first, so that what is wrong is said at once and nothing is half open."""
         for _, queue in self._handlers:
             queue.enroll()
+        if self._lifespan is not None:
+            self._handlers = given(self._handlers, self._begin_life(self._lifespan))
         for index, (handler, queue) in enumerate(self._handlers):
             for each in handler.handlers:
                 if each.is_async not in self._executors:
@@ -116,6 +133,18 @@ class Loop(Working[Station]):
         self._sweeper = Sweeper(self.stations)
         names = ", ".join(dict.fromkeys(handler.name for handler, _ in self._handlers))
         log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)
+
+    def _begin_life(self, lifespan: Lifespan) -> object:
+        """What the lifespan yields. An asynchronous one lives where coroutine handlers do."""
+        with starting():
+            manager = made_by(lifespan)
+            if not enters_async(manager):
+                return self._life.enter_context(manager)
+            self._executors[True] = executor = self._executor(True)
+            assert isinstance(executor, AsyncExecutor)
+            task, value = executor.run(Task.begin(manager))
+            self._life.callback(lambda: executor.run(task.end()))
+            return value
 
     def _executor(self, is_async: bool) -> ThreadExecutor[Station] | AsyncExecutor:
         if is_async:
@@ -378,7 +407,7 @@ class Loop(Working[Station]):
                 if station.close() and self._board is not None:
                     self._board.hide_station(station.index)
         for executor in self._executors.values():
-            executor.close()
+            executor.cut_off()
         if self._sweeper is not None:
             self._sweeper.stop()
         self._ticker.stop()

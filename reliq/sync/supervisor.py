@@ -20,7 +20,7 @@ from reliq import defaults
 from reliq.core import ops, reaping
 from reliq.core.reasons import Reason
 from reliq.core.retry import backoff
-from reliq.errors import ConfigError, ReliqError
+from reliq.errors import ConfigError, ReliqError, StartFailed
 from reliq.health import Sign, Vitals, pages, tally
 from reliq.logging import log
 from reliq.model import clock
@@ -34,6 +34,8 @@ from reliq.telemetry.tally import Tally
 RETIRED: Final = 75
 #: A child that ends with this status was told from afar to stop: it is not replaced.
 DISMISSED: Final = 76
+#: A child that ends with this status could not start.
+NOT_STARTED: Final = 77
 #: What a child is told by; see _obey().
 _ORDERS: Final = tuple(order for order in signal.Signals if order.name in ("SIGTERM", "SIGINT", "SIGQUIT"))
 _PR_SET_PDEATHSIG: Final = 1
@@ -88,6 +90,7 @@ class Supervisor:
         self._shortest_lease = min(queue.options.lease for _, queue in handlers)
         self._stops = 0
         self._told = 0
+        self._was_up = self._not_started = False
         self._kill_at: float | None = None
         self._again: list[tuple[float, int, StationView, list[bytes]]] = []  # when, and what to reap once more
 
@@ -126,6 +129,11 @@ class Supervisor:
                 os.close(fd)
             if self._health is not None:
                 self._health.close()
+        if self._not_started:
+            raise StartFailed(
+                "the worker processes could not start: the line of the log above this one says why. Nothing was "
+                "claimed. Correct that, and start the worker again"
+            )
 
     def _step(self) -> bool:
         now = clock()
@@ -173,6 +181,9 @@ class Supervisor:
         status = 1
         try:
             status = self._be_child(child, parent, unblocked)
+        except StartFailed as error:
+            status = NOT_STARTED
+            log.error("worker process: %s", error, exc_info=error.__cause__)
         except ReliqError as error:
             log.error("worker process: %s", error)
         except BaseException:  # noqa: BLE001 - a forked child must end here, whatever happens
@@ -217,6 +228,7 @@ class Supervisor:
 
     def _ended(self, child: Child, code: int) -> None:
         pid, child.pid = child.pid, 0
+        self._was_up = self._was_up or bool(child.board.stations())
         self._reap(child)
         if code == DISMISSED:
             child.done = True
@@ -227,8 +239,13 @@ class Supervisor:
         if self._until_empty and code == 0:
             child.done = True
             return
+        if code == NOT_STARTED and not self._was_up:
+            self._not_started = True
+            self.stop()
+            return
         lived = clock() - child.started_at
-        child.failures = child.failures + 1 if lived < 1.0 and code != RETIRED else 0
+        soon = code == NOT_STARTED or (lived < 1.0 and code != RETIRED)
+        child.failures = child.failures + 1 if soon else 0
         child.start_at = clock() + (backoff(child.failures, first=0.1) if child.failures else 0.0)
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         then = "" if self._stops else "; starting another"
@@ -277,6 +294,7 @@ class Supervisor:
         """Kill a child whose handler is past its timeout and did not let the child help itself; renew for
         one that is kept from it by a handler that holds the interpreter lock."""
         stations = child.board.stations()
+        self._was_up = self._was_up or bool(stations)
         confirmed_at = max((station.confirmed_at for station in stations.values()), default=0.0)
         late = [slot for slot in child.board.slots() if self._is_late(slot, now, confirmed_at)]
         if late and not self._stops:

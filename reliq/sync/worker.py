@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 from reliq import defaults, hooks
 from reliq.ack import Handler
 from reliq.errors import ConfigError
-from reliq.health import observed, pages, tally, vitals
+from reliq.health import check_around, observed, pages, tally, vitals
+from reliq.lifespan import Lifespan, lifespan_of
 from reliq.logging import log
+from reliq.middleware import Middleware, checked
 from reliq.model import clock
 from reliq.ranking import Ranks
 from reliq.routing import by_queue
@@ -41,6 +43,10 @@ class Worker:
     "127.0.0.1:8080" (/healthz, /readyz, /metrics; the latter needs the extra ``prometheus``).
     ``weights``: of queues by name, 1 to 1,000 (1 if it is not named): while several have work, each gets its share
     of the hand-overs. ``strict``: the queues in the order given, a later one only while no earlier one has work.
+    ``lifespan``: a function that makes a context manager (or an asynchronous one), which is entered in each
+    process before its first claim and left after its last settle. What it yields, a mapping or an object, is
+    handed to parameters of handlers that are annotated ``reliq.Dependency``. StartFailed if that does not work.
+    ``middleware``: objects around every handler, outside of those of its queue: see ``reliq.middleware``.
     """
 
     def __init__(
@@ -56,13 +62,17 @@ class Worker:
         health: str | None = None,
         weights: Mapping[str, int] | None = None,
         strict: bool = False,
+        lifespan: Lifespan | None = None,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         check_worker(handlers, concurrency=concurrency, processes=processes, grace=grace, prefetch=prefetch)
         if health is not None:
             address("health", health)
+        self._middleware = checked(middleware, "Worker", may_await=True) if middleware else ()
         self._health = health
         queues = by_queue(handlers)
         ranks = Ranks.of([handling.queue for handling in queues], weights, strict=strict)
+        check_around(handlers, self._middleware)
         self._handlers: Handlers = [
             (handling, queue) for handling in queues for queue in own_queues(handling.queue)
         ]
@@ -70,19 +80,23 @@ class Worker:
         self._grace = grace
         self._signals = signals
         self._stopped = threading.Event()
-        self._loop_options = {
+        self._loop_options: dict[str, Any] = {
             "concurrency": concurrency,
             "prefetch": prefetch,
             "grace": grace,
             "name": name,
             "until_empty": until_empty,
             "ranks": ranks,
+            "lifespan": lifespan_of(lifespan, handlers),
         }
         self._concurrency = concurrency
         self._stop: Callable[[], None] = self._stopped.set
 
     def _make(self, board: Board | None, counts: Tally | None = None) -> Loop:
-        handlers = [(observed(handler, queue.options, counts), queue) for handler, queue in self._handlers]
+        handlers = [
+            (observed(handler, queue.options, counts, self._middleware), queue)
+            for handler, queue in self._handlers
+        ]
         return Loop(handlers, board=board, **self._loop_options)
 
     def run(self) -> None:
