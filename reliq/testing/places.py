@@ -17,8 +17,9 @@ from reliq.sync.queue import Queue
 URL = "RELIQ_TEST_URL"
 
 
-def url_in(folder: Callable[[], Path]) -> str:
-    """``$RELIQ_TEST_URL``, else that of a private server in this folder, which ends with this process."""
+def url_in(folder: Callable[[], Path | None]) -> str:
+    """``$RELIQ_TEST_URL``, else that of a private server in this folder (None: the user's own), which ends
+    with this process."""
     return os.environ.get(URL) or embedded.ensure(folder())
 
 
@@ -72,14 +73,14 @@ class Queues:
             vars(queue).update(state)
         self._made, self._moved = [], []
         with Queue("purge", self.url) as queue:
-            purge(queue, self.prefix, adopted)
+            purge(queue, f"{self.prefix}:*", adopted)
 
 
-def purge(queue: Queue, prefix: str, keys: list[str]) -> None:
-    """Remove all keys under a prefix, and these."""
+def purge(queue: Queue, pattern: str, keys: list[str]) -> None:
+    """Remove all keys of this pattern, and these."""
     cursor, run = 0, queue.links.insist
     while True:
-        scan = Command("SCAN", (), (cursor, "MATCH", f"{prefix}:*", "COUNT", 1000), idempotent=True)
+        scan = Command("SCAN", (), (cursor, "MATCH", pattern, "COUNT", 1000), idempotent=True)
         reply = run(scan)
         if names := [*reply[1], *keys]:
             run(Command("UNLINK", (), tuple(names), idempotent=True))

@@ -5,11 +5,13 @@ a test asks for one; ``-p no:reliq`` leaves it out.
 `reliq_queues`      makes queues for this test alone, or moves one of the application: ``reliq_queues(app.emails)``
 `reliq_aio_queues`  the same with queues of ``reliq.aio``
 `reliq_queue`, `reliq_aio_queue`  one such queue, named "test"
+`reliq_prove`       ``reliq.testing.prove`` on the session's Redis
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from reliq import aio
     from reliq.sync.queue import Queue
     from reliq.testing.places import Queues
+    from reliq.testing.proving.report import Proof
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +75,11 @@ def reliq_aio_queue(reliq_aio_queues: Any) -> aio.Queue:
     """An empty queue of ``reliq.aio`` for this test alone."""
     queue: aio.Queue = reliq_aio_queues()
     return queue
+
+
+@pytest.fixture
+def reliq_prove(reliq_url: str) -> Callable[..., Proof]:
+    """``reliq_prove(handler, bodies, effects=…, reset=…)``: fails if the effects depend on what happens."""
+    from reliq.testing.proving import prove
+
+    return partial(prove, url=reliq_url)

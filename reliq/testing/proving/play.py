@@ -1,0 +1,201 @@
+"""One schedule, played on a real queue: who gets what, what happens to it, and what becomes of the effects."""
+
+from __future__ import annotations
+
+import linecache
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from itertools import count
+from types import CodeType, FrameType
+from typing import Any, Final
+
+from reliq.core.command import Command
+from reliq.core.dead import LetterWalk
+from reliq.core.verdict import describe
+from reliq.sync.queue import Queue
+from reliq.testing.proving.actor import Actor, Killed, refused
+from reliq.testing.proving.schedules import FAIL, KILL, LOSE, OVERLAP, Schedule, Stop
+from reliq.testing.proving.stops import Tracer
+
+#: A message that was handed out so often and is still there is left where it is.
+_MOST: Final = 10
+#: Seconds that a handler has in all.
+_DEADLINE: Final = 30.0
+
+
+class Fault(Exception):
+    """What a handler meets where a schedule lets it fail."""
+
+
+class Stuck(AssertionError):
+    """A handler did not come to an end."""
+
+
+class Play:
+    """``elements`` of the bodies, by number, and their ids. ``patience``: seconds that another consumer may
+    take while one is stopped; then that one goes on, as the other may wait for a lock of it. ``one_thread``:
+    the handler can run in this one alone, so the other runs inside of the stop."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        function: Callable[..., Any],
+        codes: frozenset[CodeType],
+        schedule: Schedule,
+        elements: dict[int, bytes],
+        *,
+        patience: float,
+        one_thread: bool,
+    ) -> None:
+        self._queue, self._function, self._codes, self._schedule = queue, function, codes, schedule
+        self._elements, self._patience, self._one_thread = elements, patience, one_thread
+        self._numbers = {element[23:39].hex(): number for number, element in elements.items()}
+        self._names = (f"{chr(65 + n % 26)}{n // 26 or ''}" for n in count())
+        self._lock = threading.Lock()
+        self._others: list[threading.Thread] = []
+        self._broken: list[BaseException] = []
+        self.story: list[str] = []
+        #: Whether what is to happen has happened.
+        self.happened = False
+        #: Through which lines each body went, first to last.
+        self.paths: dict[int, list[Stop]] = {}
+        #: What the handler raised, by number of body.
+        self.raised: list[tuple[int, BaseException]] = []
+
+    def run(self) -> None:
+        """All of it. Raises Stuck, or what is wrong with Redis."""
+        for number in self._schedule.order:
+            if not (number == self._schedule.other and self._schedule.kind == OVERLAP):
+                self._push(number)
+                self._drain(at_most=_MOST)
+        self._tell_what_is_left()
+
+    def _push(self, number: int) -> None:
+        keys = self._queue.options.keys
+        self._queue.links.run(Command("LPUSH", (keys.ready,), (self._elements[number],)))
+
+    # -- who gets what ----------------------------------------------------------------------------------
+
+    def _drain(self, *, at_most: int) -> None:
+        """One consumer after the other, until nothing is there for them."""
+        actor = self._actor()
+        for _ in range(at_most):
+            lease = actor.claim()
+            if lease is None:
+                break
+            if self._deliver(actor, lease):
+                actor = self._actor()
+            self._join()
+        actor.leave()
+
+    def _actor(self) -> Actor:
+        with self._lock:
+            return Actor(self._queue, self._function, next(self._names))
+
+    def _deliver(self, actor: Actor, lease: Any) -> bool:
+        """One delivery; True if its consumer is no more."""
+        number = self._numbers[lease.id]
+        self._say(f"{actor.name} gets {number} (delivery {lease.deliveries}, fence {lease.fence})")
+        meets = number == self._schedule.target and not self.happened
+        if meets and self._schedule.kind == KILL and self._schedule.stop is None:
+            actor.on_settle = lambda: self._kill(actor, "after its handler, before its ack")
+        actor.raised = actor.settled = None
+        late = False
+        try:
+            with Tracer(self._codes, self._visitor(number, actor, meets)):
+                late = refused(actor, lease)
+        except Killed:
+            actor.die([bytes.fromhex(lease.id)])
+            return True
+        self._tell_of(number, actor, late)
+        return False
+
+    def _visitor(self, number: int, actor: Actor, meets: bool) -> Callable[[Stop, FrameType], None]:
+        path = self.paths.setdefault(number, [])
+        fresh = not path
+
+        def visit(stop: Stop, frame: FrameType) -> None:
+            if fresh:
+                path.append(stop)
+            if meets and not self.happened and stop == self._schedule.stop:
+                line = linecache.getline(frame.f_code.co_filename, stop.line).strip()
+                self._meet(actor, f"before {stop}: {line}")
+
+        return visit
+
+    # -- what happens -----------------------------------------------------------------------------------
+
+    def _meet(self, actor: Actor, where: str) -> None:
+        schedule = self._schedule
+        if schedule.kind == KILL:
+            self._kill(actor, where)
+            raise Killed
+        self.happened = True
+        if schedule.kind == FAIL:
+            self._say(f"{actor.name} fails {where}")
+            raise Fault("an error of the schedule's")
+        if schedule.kind == LOSE:
+            self._say(f"{actor.name} is stopped {where}")
+            actor.expire()
+            self._say("its lease ends, the message goes back")
+        else:
+            self._say(f"{actor.name} is stopped {where}")
+            self._push(schedule.other)
+        self._beside(lambda: self._drain(at_most=3))
+        self._say(f"{actor.name} goes on")
+
+    def _kill(self, actor: Actor, where: str) -> None:
+        self.happened = actor.killed = True
+        self._say(f"{actor.name} is killed {where}")
+
+    def _beside(self, work: Callable[[], None]) -> None:
+        """While the one that is stopped stands where it is."""
+        if self._one_thread:
+            work()
+            return
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001 - it is raised where the play ends
+                self._broken.append(error)
+
+        thread = threading.Thread(target=copy_context().run, args=(run,), name="reliq-prover", daemon=True)
+        thread.start()
+        thread.join(self._patience)
+        if thread.is_alive():
+            self._say("the other one waits, it may be for a lock")
+        self._others.append(thread)
+
+    def _join(self) -> None:
+        while self._others:
+            thread = self._others.pop()
+            thread.join(_DEADLINE)
+            if thread.is_alive():
+                raise Stuck(f"a handler did not end within {_DEADLINE:.0f} s:\n" + "\n".join(self.story))
+        if self._broken:
+            raise self._broken[0]
+
+    # -- what is told -----------------------------------------------------------------------------------
+
+    def _say(self, line: str) -> None:
+        with self._lock:
+            self.story.append(line)
+
+    def _tell_of(self, number: int, actor: Actor, late: bool) -> None:
+        raised, settle = actor.raised, actor.settled
+        if raised is not None:
+            self.raised.append((number, raised))
+        what = "nothing" if settle is None else settle.verb
+        told = f"{actor.name} raises {describe(raised)}: {what}" if raised else f"{actor.name} ends: {what}"
+        self._say(f"{told}, refused: it comes too late" if late else told)
+
+    def _tell_what_is_left(self) -> None:
+        size = self._queue.size()
+        if size.ready or size.later:
+            self._say(f"after {_MOST} deliveries a message is still there; it is left alone")
+        walk = LetterWalk(self._queue.options.keys)
+        while size.dead and not walk.done:
+            for letter in self._queue.links.flow(walk.step_g()):
+                self._say(f"{self._numbers.get(letter.id, '?')} is a dead letter: {letter.cause}, {letter.error}")
