@@ -13,6 +13,7 @@ from typing import Final
 import reliq
 from reliq.cli import (
     check,
+    completion,
     dead,
     demo,
     doctor,
@@ -69,6 +70,7 @@ VERBS: Final[dict[str, Verb | Verbs]] = {
         doctor.VERB,
         verify.VERB,
         errors.VERB,
+        completion.VERB,
     )
 }
 

@@ -6,10 +6,12 @@ import argparse
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +21,7 @@ from reliq import defaults
 from reliq.ack import Handler
 from reliq.cli import logs, text
 from reliq.cli.failure import FINE
+from reliq.cli.reloading import Reloader
 from reliq.cli.verb import Verb
 from reliq.errors import ConfigError
 from reliq.logging import log
@@ -49,7 +52,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--strict", action="store_true", help="a queue only while none has work whose handler stands before it")
     add("--lifespan", metavar="MODULE:FUNCTION", help="what each process begins with, and hands to handlers")
-    add("--until-empty", action="store_true", help="end when nothing is ready; what waits for its time stays")
+    add("--reload", action="store_true", help="for development: start anew when a Python file changes")
+    add(
+        "--reload-dir",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="watch there instead of in the current directory; can be repeated",
+    )
+    add(
+        "--until-empty",
+        "--burst",
+        action="store_true",
+        help="end when nothing is ready; what waits for its time stays",
+    )
     add("--log-level", choices=logs.LEVELS, default="info", help="(%(default)s)")
     add("--log-format", choices=tuple(logs.FORMATS), help="of the lines on stderr (text; with --json: json)")
     add("--log-bodies", action="store_true", help="also the body of a message whose handler fails")
@@ -64,6 +80,14 @@ def run(args: argparse.Namespace) -> int:
             "the password of --url can be read by all who may list processes on this host: set RELIQ_URL instead, "
             "or RELIQ_PASSWORD_FILE beside a --url without it"
         )
+    if args.reload:
+        return Reloader(partial(_work, args, reloaded=True), args.reload_dir or ["."]).run()
+    if args.reload_dir:
+        raise ConfigError("--reload-dir says where --reload looks; give both")
+    return _work(args)
+
+
+def _work(args: argparse.Namespace, *, reloaded: bool = False) -> int:
     make_importable(args)
     make_spans()
     before = set(threading.enumerate())
@@ -80,7 +104,10 @@ def run(args: argparse.Namespace) -> int:
         weights=weights(args.weight),
         strict=args.strict,
         lifespan=None if args.lifespan is None else _attribute(args.lifespan),
+        signals=not reloaded,
     )
+    if reloaded:
+        signal.signal(signal.SIGTERM, lambda number, frame: worker.stop())
     if can_fork() or args.processes > 1:
         worker.supervise()
     else:

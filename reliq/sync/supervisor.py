@@ -195,7 +195,7 @@ class Supervisor:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(self._child_end)
-        _die_with(parent)
+        die_with(parent)
         if self._health is not None:
             self._health.abandon()
         loop = self._make(child.board, child.counts)
@@ -399,7 +399,7 @@ def _obey(loop: Loop) -> None:
     signal.signal(signal.SIGQUIT, lambda number, frame: stop(2))
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Let the kernel send us SIGTERM when the supervisor dies, where it can; the pipe says it anyway."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
