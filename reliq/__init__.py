@@ -10,6 +10,7 @@ from reliq import logging as logging
 from reliq.core.retry import Retry
 from reliq.core.waits import wait_fibonacci, wait_table
 from reliq.errors import (
+    BatchFailed,
     Bury,
     LeaseLost,
     MessageFailed,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Batch",
+    "BatchFailed",
     "Bury",
     "Consumer",
     "Dependency",

@@ -29,7 +29,8 @@ class Handler(Generic[P, R]):
     ``queue``: where its messages come from. ``retry``: the policy (None: the queue's).
     ``timeout``: seconds that a Worker gives one attempt (None: as long as it likes). ``expected``: after so many a
     Worker says once where the handler is, and lets it go on; ``inf``: never. ``type``: of which messages
-    (None: of all for which the worker has no other handler).
+    (None: of all for which the worker has no other handler). ``batch``: it gets a list, of so many at the most
+    (None: one at a time), which waits ``wait`` seconds for more.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class Handler(Generic[P, R]):
         timeout: float | None = None,
         expected: float | None = None,
         type: str | None = None,
+        batch: int | None = None,
+        wait: float = 0.0,
     ) -> None:
         if not callable(function):
             raise ConfigError(f"ack({function!r}): use @q.ack, or @q.ack(retry=, timeout=) with names")
@@ -50,8 +53,12 @@ class Handler(Generic[P, R]):
             raise ConfigError(f"ack(timeout={timeout!r}): seconds above 0, or None")
         if expected is not None and not (isinstance(expected, int | float) and expected > 0):
             raise ConfigError(f"ack(expected={expected!r}): seconds above 0, or None")
-        self._takes = takes = _Takes.of(function)
-        self._fit = _fitter(takes.annotation)
+        self.batch, self.wait = _batch(batch, wait)
+        self._takes = takes = _Takes.of(function, "lease" if batch is None else "leases")
+        #: What makes of a body what the function is annotated with (of batches: a list of); None: nothing does.
+        self.fit = _fitter(takes.annotation if batch is None else _member(takes.annotation))
+        #: Whether a handler of batches takes their leases.
+        self.wants_leases = takes.lease is not None
         # Not its attributes: a function that tenacity has wrapped has one named `retry`.
         update_wrapper(self, function, updated=())
         self.queue = queue
@@ -105,7 +112,8 @@ class Handler(Generic[P, R]):
 
     def _unlock(self) -> None:
         """Let it be called with the body alone, if that is all that it takes."""
-        bare = self._takes.body and self._takes.lease is None and not any(self.needs.values())
+        bare = self.batch is None and self._takes.body and self._takes.lease is None
+        bare = bare and not any(self.needs.values())
         self.plain = self._fitted() if bare else None
 
     @property
@@ -117,11 +125,23 @@ class Handler(Generic[P, R]):
         """What ``change`` makes of it."""
         return change(self)
 
-    def call(self, lease: Leased) -> Any:
-        """Hand the function the body, and the lease if it wants it. Settles nothing."""
+    def call(self, lease: Any) -> Any:
+        """Hand the function the body, and the lease if it wants it; of a batch, lists of them. Settles nothing.
+
+        ``lease``: a Lease, or for a handler of batches also what has ``bodies`` and ``leases``.
+        """
         takes = self._takes
-        body = (lease.body if self._fit is None else self._fit(lease.body),) if takes.body else ()
-        args = (lease, *body) if takes.lease_first else body
+        single = isinstance(lease, Leased)
+        if single:
+            body = lease.body if self.fit is None else self.fit(lease.body)
+            if self.batch is not None:
+                lease, body = [lease], [body]
+        elif not lease.bodies:
+            return _nothing() if self.is_async else None
+        else:
+            lease, body = lease.leases, lease.bodies
+        bodies = (body,) if takes.body else ()
+        args = (lease, *bodies) if takes.lease_first else bodies
         kwargs = {takes.lease: lease} if takes.lease and not takes.lease_first else {}
         function: Callable[..., Any] = self.function
         result = function(*args, **kwargs)
@@ -139,7 +159,7 @@ class Handler(Generic[P, R]):
 
     def _fitted(self) -> Callable[..., Any]:
         """The function, called with a body as it was read."""
-        fit = self._fit
+        fit = self.fit
         function: Callable[..., Any] = self.function
         return function if fit is None else lambda body: function(fit(body))
 
@@ -195,15 +215,16 @@ class _Takes(NamedTuple):
     needs: Mapping[str, bool] = MappingProxyType({})
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> _Takes:
-        """Read its signature; TypeError if it wants more, or does nothing when called."""
+    def of(cls, function: Callable[..., Any], word: str) -> _Takes:
+        """Read its signature, in which a lease (or a list of them) is called so; TypeError if it wants more, or
+        does nothing when called."""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(f"{_name(function)}: a generator does nothing when it is called; return, don't yield")
         try:
             parameters = inspect.signature(function).parameters
         except ValueError:  # some builtins have none
             return cls(True, None, False)
-        hints = _hints(function)
+        hints, single = _hints(function), word == "lease"
         body, lease, lease_first, annotation = False, None, False, None
         needs = _needs(function, parameters)
         for name, parameter in parameters.items():
@@ -212,7 +233,7 @@ class _Takes(NamedTuple):
                 body, annotation = True, annotation if body else hints.get(name)
             elif parameter.kind is parameter.VAR_KEYWORD or name in needs:
                 continue
-            elif lease is None and (name == "lease" or _is_lease(hints.get(name, parameter.annotation))):
+            elif lease is None and (name == word or _is_lease(hints.get(name, parameter.annotation), single)):
                 lease, lease_first = name, not body and not by_name_only
                 if parameter.kind is parameter.POSITIONAL_ONLY and not lease_first:
                     raise TypeError(f"{_name(function)}: parameter {name!r} must be passable by name")
@@ -221,9 +242,9 @@ class _Takes(NamedTuple):
                 _check_order(function, list(parameters), name, needs)
             elif parameter.default is parameter.empty:
                 raise TypeError(
-                    f"{_name(function)}: a handler takes the body, and the lease if a parameter is named or "
-                    f"annotated so; give parameter {name!r} a default, or annotate it as reliq.Dependency[...] if "
-                    "the lifespan of its worker has it"
+                    f"{_name(function)}: a handler takes {'the body' if single else 'a list of bodies'}, and the "
+                    f"{word} if a parameter is named or annotated so; give parameter {name!r} a default, or "
+                    "annotate it as reliq.Dependency[...] if the lifespan of its worker has it"
                 )
         return cls(body, lease, lease_first, annotation, needs)
 
@@ -261,6 +282,30 @@ def _hints(function: Any) -> dict[str, Any]:
         return hints_of(function, getattr(inspect.unwrap(function), "__globals__", {}))
 
 
+def _batch(batch: Any, wait: Any) -> tuple[int | None, float]:
+    """Both, checked."""
+    most = defaults.SCRIPT_ELEMENTS
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= most):
+        raise ConfigError(
+            f"ack(batch={batch!r}): how many messages a handler gets at once, 1 to {most:,}, or None"
+        )
+    if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < math.inf:
+        raise ConfigError(f"ack(wait={wait!r}): seconds that a batch waits for more, 0 or above")
+    if wait and batch is None:
+        raise ConfigError(f"ack(wait={wait!r}): it is for handlers of batches: ack(batch=100, wait={wait!r})")
+    return batch, float(wait)
+
+
+def _member(annotation: Any) -> Any:
+    """Of what it is a list, as far as that is said."""
+    members = typing.get_args(annotation)
+    return members[0] if len(members) == 1 else None
+
+
+async def _nothing() -> None:
+    """For a handler for which nothing is left."""
+
+
 def _fitter(annotation: Any) -> Callable[[Any], Any] | None:
     """What makes of a body what it is annotated as; None if that is nothing but what bodies are."""
     if annotation in (None, inspect.Parameter.empty, Any, dict, list, str, bytes) or isinstance(annotation, str):
@@ -282,7 +327,9 @@ def _is_coroutine_function(function: Any) -> bool:
     )
 
 
-def _is_lease(annotation: Any) -> bool:
+def _is_lease(annotation: Any, single: bool) -> bool:
+    if not single:
+        annotation = _member(annotation)
     if isinstance(annotation, str):
         return annotation.split(".")[-1] == "Lease"
     return isinstance(annotation, type) and issubclass(annotation, Leased)

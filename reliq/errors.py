@@ -31,14 +31,15 @@
     └── Verdict                                   raised BY a handler, to say what becomes of its message
         ├── Bury                                  dead-letter it, now
         ├── Release                               put it back unprocessed; counts no failed attempt
-        └── RetryAfter                            retry it after so many seconds
+        ├── RetryAfter                            retry it after so many seconds
+        └── BatchFailed                           of a batch these failed, and the others are done
 
 Every message names the thing, the reason and the next step. ``code`` is stable across releases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -281,3 +282,19 @@ class RetryAfter(Verdict):
     def __init__(self, seconds: float, reason: str = "") -> None:
         super().__init__(reason or f"retry after {seconds} s")
         self.seconds = seconds
+
+
+class BatchFailed(Verdict):
+    """Raised by a handler of batches (``@q.ack(batch=)``): these messages failed, the others are done.
+
+    ``failures``: by index in its list, or by id, what each failed with: an exception, which is judged as if it had
+    been raised for that message alone (Bury, Release and RetryAfter too), or a text.
+    """
+
+    code = "BATCH_FAILED"
+
+    def __init__(self, failures: Mapping[int | str, BaseException | str]) -> None:
+        super().__init__(f"{len(failures)} messages of a batch failed")
+        self.failures = {
+            key: each if isinstance(each, BaseException) else RuntimeError(each) for key, each in failures.items()
+        }

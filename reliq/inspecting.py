@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, Final
 
 from reliq import defaults
+from reliq.batching import each_of
 from reliq.core.message import Message
 from reliq.core.orders import QUIET, STACKS, STOP, InHand, Order, Report, bounded
 from reliq.logging import about, log
@@ -60,7 +61,8 @@ def of_worker(
         if slot.message is message:  # else it has just ended, and the stack is another's
             took, handler = max(0.0, now - started_at), station.handler_of(message)
             usual = min(handler.expected, handler.timeout or math.inf)
-            mine.append(InHand(message.id, at - round(took * 1000), stack, took > usual))
+            since = at - round(took * 1000)
+            mine += [InHand(each.id, since, stack, took > usual) for each in each_of(message)]
     return Report(
         **process(asked_at, at, now),
         handler=station.handler.name,
@@ -74,7 +76,7 @@ def of_worker(
 
 
 def _wanted(order: Order, message: Message) -> bool:
-    return order.about in (STACKS, message.id)
+    return order.about == STACKS or any(order.about == each.id for each in each_of(message))
 
 
 class SlowWatch:

@@ -73,7 +73,7 @@ class Station(Protocol):
     index: int
 
     @property
-    def in_hand(self) -> int: ...
+    def load(self) -> int: ...
 
     def asks(self) -> bool: ...
 
@@ -155,7 +155,7 @@ class Ranking(Generic[S]):
     def rooms(self, capacity: int) -> list[int]:
         """For how many messages each station may claim, of so many that this process may hold."""
         waiting = self._waiting()
-        at_work = sum([station.in_hand for station in self._stations]) - sum(waiting)
+        at_work = sum([station.load for station in self._stations]) - sum(waiting)
         return self._turns.rooms(max(0, capacity - at_work), waiting, [s.asks() for s in self._stations])
 
     def took(self, station: S, messages: int) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from reliq import context
 from reliq.ack import lease_class
+from reliq.batching import Bunch, Several, each_of, settle_bunch
 from reliq.core.message import Message
 from reliq.core.pace import QUICK, Pace
 from reliq.core.verdict import describe
@@ -37,8 +38,8 @@ T = TypeVar("T")
 class Board(Protocol):
     """What a supervisor reads: which messages handlers have in hand (``reliq.sync.board``)."""
 
-    def start(self, slot: int, station: int, id: bytes, now: float, timeout: float | None) -> None:
-        """A handler gets this message in hand."""
+    def start(self, slot: int, station: int, ids: bytes, now: float, timeout: float | None) -> None:
+        """A handler gets this message in hand, or those of a bunch: 16 bytes for each."""
 
     def finish(self, slot: int) -> None:
         """The handler is done with it."""
@@ -137,7 +138,8 @@ class Executor(Generic[S]):
 
     def in_hand(self) -> list[Message]:
         """What handlers have in hand, without what was settled as failed over their heads."""
-        return [m for slot in self.slots if (m := slot.message) is not None and m is not slot.failed]
+        found = (m for slot in self.slots if (m := slot.message) is not None and m is not slot.failed)
+        return [m for each in found for m in each_of(each)]
 
     def overdue(self, now: float) -> list[Slot]:
         """Where a handler is past its timeout and was not reported yet."""
@@ -151,7 +153,7 @@ class Executor(Generic[S]):
             return False
         if not fresh:
             self._defer(message)
-        elif message.known is not None and message.state.expired(message, now):
+        elif message.known is not None and message.over(now):
             message.state.owner.wake()
             return False
         return fresh
@@ -160,19 +162,35 @@ class Executor(Generic[S]):
         """Tell the supervisor, before the handler is called."""
         if self._board is not None:
             station = message.state.owner
-            self._board.start(
-                slot.index, station.index, message.envelope.id, now, station.handler_of(message).timeout
-            )
+            ids = b"".join([each.envelope.id for each in each_of(message)])
+            self._board.start(slot.index, station.index, ids, now, station.handler_of(message).timeout)
 
     def _lease(self, message: Message) -> Any:
         """What a handler gets that wants more than the body."""
         station = message.state.owner
-        return self._lease_class(message, self._settler(station), station.handler_of(message).retry)
+        settler, retry = self._settler(station), station.handler_of(message).retry
+        if isinstance(message, Bunch):
+            return Several(message, lambda each: self._lease_class(each, settler, retry))
+        return self._lease_class(message, settler, retry)
+
+    def _end_bunch(self, slot: Slot, bunch: Bunch, error: BaseException | None, result: Any) -> None:
+        """The same for those of a bunch, each for itself."""
+        if self._board is not None:
+            self._board.finish(slot.index)
+        if slot.failed is bunch:  # and all that was to be said of it is
+            bunch.end()
+        else:
+            settle_bunch(bunch, error, result)
+        slot.message = None
+        bunch.state.owner.wake()  # others may have waited for its slot
 
     def _end(
         self, slot: Slot, message: Message, lease: Leased | None, error: BaseException | None, result: Any
     ) -> None:
         """Settle by the outcome, unless the handler (or the watch over timeouts) has settled it."""
+        if isinstance(message, Bunch):
+            self._end_bunch(slot, message, error, result)
+            return
         if self._board is not None:
             self._board.finish(slot.index)
         state = message.state
@@ -434,8 +452,11 @@ class CoroutineExecutor(Executor[S]):
 
     def _interrupt(self, message: Message) -> None:
         for slot in self.slots:
-            if slot.message is message and slot.task is not None:
-                slot.task.cancel()
+            held = slot.message
+            if held is None or slot.task is None:
+                continue
+            if held is message or (isinstance(held, Bunch) and message.state.called_off.issuperset(held.messages)):
+                slot.task.cancel()  # of a bunch only if that is all of it
 
     def cancel(self) -> None:
         """Cancel what still runs, and has been given back."""

@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from reliq import defaults
 from reliq.ack import Handler
+from reliq.batching import apart, gatherings
 from reliq.core.consumer import Answer, ConsumerState
 from reliq.core.levels import names as level_names
 from reliq.core.message import Message, Settle
@@ -49,6 +50,9 @@ class Stationed:
         self.plain = handler.plain
         #: What chooses among several handlers; else all messages are for one.
         self.routes = handler if isinstance(handler, Routes) else None
+        #: Where messages gather for those of its handlers that take a list.
+        self.gatherings = gatherings(handler.handlers)
+        self._most = min(handler.batch or 1 for handler in handler.handlers)
         self.options = options
         self.state = state
         self.wake = wake
@@ -78,6 +82,20 @@ class Stationed:
         return max(0, state.in_hand - len(state.finished) - state.under_way)
 
     @property
+    def load(self) -> int:
+        """So many slots that takes."""
+        if not self.gatherings:
+            return self.in_hand
+        gathered = self.gatherings.values()
+        return max(0, self.in_hand - sum([g.messages for g in gathered])) + sum([g.slots for g in gathered])
+
+    def room(self, slots: int) -> int:
+        """For how many messages to claim if so many slots are free: also for what fills up a bunch."""
+        if not self.gatherings:
+            return slots
+        return slots * self._most + sum([g.lacking for g in self.gatherings.values()])
+
+    @property
     def may_begin(self) -> bool:
         """Whether the next trip may be under way while handlers work on what the last one brought: then there is
         more where that came from, or will be by then."""
@@ -90,6 +108,11 @@ class Stationed:
         """Whether nothing is in hand and nothing is owed to Redis."""
         state = self.state
         return not (state.held or state.finished or state.unanswered or self._rang)
+
+    @property
+    def may_have_more(self) -> bool:
+        """Whether messages may be ready in Redis, as far as the last trip knows."""
+        return self._more
 
     @property
     def has_work(self) -> bool:
@@ -205,6 +228,8 @@ class Working(Generic[S]):
         self.is_quiet = False
         #: Whether some queue has several handlers, or one that takes only a part of its messages.
         self.has_routes = False
+        #: Whether some handler takes a list.
+        self.gathers = False
         self._grace = grace
         self._until_empty = until_empty
         self._deferred: deque[Message] = deque()
@@ -215,7 +240,7 @@ class Working(Generic[S]):
     @property
     def free(self) -> int:
         """Slots to claim for."""
-        return max(0, self.pace.capacity - self.in_hand) if self._claims else 0
+        return max(0, self.pace.capacity - self.load) if self._claims else 0
 
     @property
     def _claims(self) -> bool:
@@ -227,17 +252,27 @@ class Working(Generic[S]):
         return sum(station.in_hand for station in self.stations)
 
     @property
+    def load(self) -> int:
+        """The slots that these take."""
+        return sum(station.load for station in self.stations) if self.gathers else self.in_hand
+
+    @property
     def share(self) -> int:
         """Slots to claim for if a trip is under way while handlers work: half of what they may hold, so that the
         other half is in their hands."""
         return min(self.free, (self.pace.capacity + 1) // 2) if self._overlaps else self.free
 
     def rooms(self) -> Callable[[S], int]:
-        """Slots to claim for, by queue. If queues are ranked, as they are now: else who comes later would get what
-        handlers have made free since, and not its share."""
+        """For how many messages to claim, by queue: one for each slot, or several for handlers that take a list.
+        If queues are ranked, as they are now: else who comes later would get what handlers have made free since,
+        and not its share."""
         if self._ranking is None:
+            if self.gathers:
+                return lambda station: station.room(self.free) if self._claims else 0
             return lambda station: self.share
         rooms = self._ranking.rooms(self.pace.capacity) if self._claims else [0] * len(self.stations)
+        if self.gathers and self._claims:
+            return lambda station: station.room(rooms[station.index])
         return lambda station: rooms[station.index]
 
     @property
@@ -253,7 +288,14 @@ class Working(Generic[S]):
     @property
     def _overlaps(self) -> bool:
         # Not with several queues: each would claim ahead at the cost of the others.
-        return self.pace.quick and len(self.stations) == 1
+        return self.pace.quick and len(self.stations) == 1 and not self.gathers
+
+    def know_handlers(self) -> None:
+        """All stations are there: note what is not asked for each message."""
+        self.has_routes = any(station.routes is not None for station in self.stations)
+        batches = [gathering.most for station in self.stations for gathering in station.gatherings.values()]
+        if batches:
+            self.gathers, self.pace.most = True, self.pace.most // max(batches)
 
     def defer(self, message: Message) -> None:
         """The lease of this one is not certain enough to start on it: after the next trip."""
@@ -268,6 +310,8 @@ class Working(Generic[S]):
                 if message in waiting:
                     waiting.remove(message)
                     message.state.owner.give_back([message])
+            if any(gathering.remove(message) for gathering in message.state.owner.gatherings.values()):
+                message.state.owner.give_back([message])
             for executor in executors:
                 executor.call_off(message)
 
@@ -282,7 +326,41 @@ class Working(Generic[S]):
             messages = [m for m in messages if not m.suspect]
             if self._suspects and self.in_hand == len(self._suspects):
                 messages.append(self._suspects.popleft())
-        return messages
+        return self._bunched(messages) if self.gathers else messages
+
+    def _bunched(self, messages: list[Message]) -> list[Message]:
+        """Let those gather that are for handlers of batches: they start together."""
+        now, slots = clock(), self.pace.concurrency
+        ready = []
+        for message in messages:
+            station = message.state.owner
+            gathering = None if message.many else station.gatherings.get(station.handler_of(message))
+            if gathering is None:
+                ready.append(message)
+            else:
+                gathering.add(message, now)
+        for station in self.stations:
+            hurry = self._hurries(station)
+            for gathering in station.gatherings.values():
+                ready += gathering.bunches(now, slots, hurry=hurry)
+        return ready
+
+    def _hurries(self, station: S) -> bool:
+        """Whether nothing is to be waited for: no more will come, or a suspect wants to be alone."""
+        ends = self.leave_by is not None or (self._until_empty and not station.may_have_more)
+        return bool(ends or self._suspects or station.state.suspects_wait)
+
+    def look_in(self, now: float) -> float | None:
+        """Seconds after which to look whether what waits for something else than a slot may start; None: there is
+        no such thing."""
+        waits = [0.05] if self._deferred or self._suspects else []
+        if self.gathers:
+            slots = self.pace.concurrency
+            for station in self.stations:
+                dues = [gathering.due_in(now, slots) for gathering in station.gatherings.values()]
+                known = [due for due in dues if due is not None]
+                waits += [0.0] * len(known) if known and self._hurries(station) else known
+        return min(waits, default=None)
 
     def _take_deferred(self) -> list[Message]:
         now = clock()
@@ -307,16 +385,14 @@ class Working(Generic[S]):
             self._ranking.took(station, messages)
         self._first = (station.index + 1) % len(self.stations)
 
-    @property
-    def holds_back(self) -> bool:
-        """Whether messages wait for something else than a slot."""
-        return bool(self._deferred or self._suspects)
-
     def take_held_back(self) -> list[Message]:
         """These are not run any more."""
         messages = [*self._deferred, *self._suspects]
         self._deferred.clear()
         self._suspects.clear()
+        for station in self.stations if self.gathers else ():
+            for gathering in station.gatherings.values():
+                messages += [message for message, _ in gathering.take()]
         return messages
 
     def gather(self, messages: list[Message]) -> list[Message]:
@@ -390,7 +466,7 @@ class Working(Generic[S]):
 
 def give_back(messages: Sequence[Message]) -> None:
     """Put back what no handler has seen, whichever queues it is of."""
-    for message in reversed(messages):
+    for message in reversed(list(apart(messages))):
         message.state.owner.give_back([message])
 
 

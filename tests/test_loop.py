@@ -110,12 +110,12 @@ def test_what_was_put_off_starts_when_its_lease_is_certain_again() -> None:
     working.defer(kept)
     working.defer(lost)
     assert working.ready([]) == []
-    assert working.holds_back
+    assert working.look_in(0.0) is not None
     lost.lost = True
     assert working.ready([]) == []
     state.is_fresh = True
     assert working.ready([]) == [kept]
-    assert not working.holds_back
+    assert working.look_in(0.0) is None
 
 
 def test_plain_and_coroutine_handlers_share_no_slot_of_the_board(server: Any, prefix: str) -> None:

@@ -767,6 +767,7 @@ README: dict[str, list[str]] = {
     "workers or producers of unique messages die, or lose replies": ["unique"],
     "workers of a queue with a limit die, or lose replies": ["limits"],
     "whoever cancels, or has the cancelled message in hand, dies, or a claim comes between": ["called off"],
+    "a worker dies in the middle of a batch": ["batches"],
     "workers that have no handler for a type die, or lose replies": ["unrouted"],
     "a process forks": ["forked"],
 }
@@ -832,6 +833,20 @@ MORE: dict[str, list[Clause]] = {
             "faults/test_gate.py::test_never_eleven_and_hardly_ever_fewer_than_nine",
             "lua/test_gate.py::test_at_once",
             "lua/test_gate.py::test_a_repeat_spends_nothing",
+        ),
+    ],
+    "batches": [
+        holds(
+            "each is handled, and only what was in that batch again",
+            "faults/test_batches.py::test_kill_9_in_the_middle_of_a_batch",
+            "faults/test_batches.py::test_a_batch_that_hangs",
+            "faults/test_batches.py::test_a_host_that_is_lost_with_what_was_gathering",
+        ),
+        holds(
+            "poison dies alone",
+            "faults/test_batches.py::test_one_poisonous_message_of_a_batch_dies_alone",
+            "conformance/test_batches.py::test_a_suspect_is_a_batch_of_its_own",
+            "test_batching.py::test_a_suspect_goes_alone",
         ),
     ],
     "unrouted": [

@@ -100,7 +100,7 @@ class Loop(Working[Station]):
                 if each.is_async not in self._executors:
                     self._executors[each.is_async] = self._executor(each.is_async)
             self.stations.append(Station(index, handler, queue, self.who, self.wake))
-        self.has_routes = any(station.routes is not None for station in self.stations)
+        self.know_handlers()
         self._sweeper = Sweeper(self.stations)
         self._watching = asyncio.create_task(self._watch_event_loop())
         names = ", ".join(dict.fromkeys(handler.name for handler, _ in self._handlers))
@@ -212,8 +212,8 @@ class Loop(Working[Station]):
                 pause = min(pause, _LOOK_ON)
             if executor.nudge(now):
                 pause = min(pause, 0.002)
-        if self.holds_back:
-            pause = min(pause, 0.05)
+        if (look_in := self.look_in(clock())) is not None:
+            pause = min(pause, look_in)
             self._submit([])
         if pause <= 0:
             await asyncio.sleep(0)

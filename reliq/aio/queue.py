@@ -401,6 +401,8 @@ class Queue:
         timeout: float | None = None,
         expected: float | None = None,
         type: str | None = None,
+        batch: int | None = None,
+        wait: float = 0.0,
     ) -> Handler[P, R]: ...
 
     @overload
@@ -413,6 +415,8 @@ class Queue:
         timeout: float | None = None,
         expected: float | None = None,
         type: str | None = None,
+        batch: int | None = None,
+        wait: float = 0.0,
     ) -> Callable[[Callable[P, R]], Handler[P, R]]: ...
 
     def ack(
@@ -424,17 +428,31 @@ class Queue:
         timeout: float | None = None,
         expected: float | None = None,
         type: str | None = None,
+        batch: int | None = None,
+        wait: float = 0.0,
     ) -> Any:
         """Make a handler of a function: ``@q.ack`` or ``@q.ack(retry=Retry(...), timeout=30)``.
 
         ``retry``: the policy for it (None: the queue's). ``timeout``: seconds that one attempt may take.
         ``expected``: seconds after which a worker says once, with its stack, that it still runs (None: 60, if it
         has no timeout). ``type``: of which messages, if there are several handlers (None: of all others).
+        ``batch``: the function takes a list of bodies, at most so many (1 to 1,000), and ``leases`` if it has
+        such a parameter. ``wait``: seconds from the first of them for which one that is not full waits for more.
+        It returns: all are done; it raises: all have failed; ``BatchFailed``: those that it names.
         TypeError if the function wants more than the body and the lease.
         """
         from reliq.ack import decorate
 
-        return decorate(self, function, retry=retry, timeout=timeout, expected=expected, type=type)
+        return decorate(
+            self,
+            function,
+            retry=retry,
+            timeout=timeout,
+            expected=expected,
+            type=type,
+            batch=batch,
+            wait=wait,
+        )
 
     # -- ask --------------------------------------------------------------------------------------------
 

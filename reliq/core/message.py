@@ -30,6 +30,8 @@ class Message:
     __slots__ = ("body", "element", "known", "lost", "minded", "route", "state")
     route: Any
     traced: ClassVar[bool] = False
+    #: Whether it stands for several (see ``reliq.batching``).
+    many: ClassVar[bool] = False
 
     def __init__(self, element: bytes, body: Any, state: ConsumerState, envelope: Envelope | None = None) -> None:
         self.element = element
@@ -44,6 +46,10 @@ class Message:
 
     def done(self) -> None:
         """Its handler is through, and nothing is written down of that."""
+
+    def over(self, now: float) -> bool:
+        """Whether its time was over while it waited to be handed over; then it is settled."""
+        return self.state.expired(self, now)
 
     @property
     def envelope(self) -> Envelope:

@@ -836,7 +836,7 @@ class Reason(str, Enum):
     VERDICT = (
         "VERDICT", Kind.VERDICT,
         "a handler said what becomes of its message",
-        "the base of Bury, Release and RetryAfter",
+        "the base of Bury, Release, RetryAfter and BatchFailed",
         "raise one of those",
     )  # fmt: skip
     RELEASED = (
@@ -850,6 +850,12 @@ class Reason(str, Enum):
         "a handler said when its message is to come back; it counts as a failed attempt",
         "raise RetryAfter(seconds)",
         "nothing is to be done",
+    )  # fmt: skip
+    BATCH_FAILED = (
+        "BATCH_FAILED", Kind.VERDICT,
+        "a handler of batches said which of its messages failed; the others are done",
+        "raise BatchFailed({index or id: exception})",
+        "see what they failed with: reliq explain ID",
     )  # fmt: skip
 
 

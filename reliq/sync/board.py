@@ -12,7 +12,8 @@ import struct
 from typing import Final, NamedTuple
 
 _STATION: Final = struct.Struct("=128sQd")  # consumer name, client id of its bell, last confirmed trip
-_SLOT: Final = struct.Struct("=BH16sdd")  # used, station, message id, started, timeout (0: none)
+_SLOT: Final = struct.Struct("=HHdd")  # how many messages, station, started, timeout (0: none); then their ids
+_ID: Final = 16
 
 
 class StationView(NamedTuple):
@@ -33,13 +34,15 @@ class SlotView(NamedTuple):
 
 
 class Board:
-    """Anonymous shared memory; made before the fork. Times are those of ``model.clock``."""
+    """Anonymous shared memory; made before the fork. Times are those of ``model.clock``. ``batch``: so many
+    messages a handler may have in hand at once."""
 
-    def __init__(self, slots: int, stations: int) -> None:
+    def __init__(self, slots: int, stations: int, batch: int = 1) -> None:
         self._slots = slots
         self._stations = stations
         self._base = stations * _STATION.size
-        self._memory = mmap.mmap(-1, self._base + slots * _SLOT.size)
+        self._width = _SLOT.size + batch * _ID
+        self._memory = mmap.mmap(-1, self._base + slots * self._width)
 
     def clear(self) -> None:
         """Start anew for the next process."""
@@ -64,19 +67,24 @@ class Board:
                 found[i] = StationView(name.decode(), bell_id, confirmed_at)
         return found
 
-    def start(self, slot: int, station: int, id: bytes, now: float, timeout: float | None) -> None:
-        """A handler gets this message in hand. Written before the handler is called."""
-        _SLOT.pack_into(self._memory, self._base + slot * _SLOT.size, 1, station, id, now, timeout or 0.0)
+    def start(self, slot: int, station: int, ids: bytes, now: float, timeout: float | None) -> None:
+        """A handler gets this message in hand, or these. Written before the handler is called, and how many last:
+        whoever reads it meanwhile sees all of them or none."""
+        start = self._base + slot * self._width
+        self._memory[start + _SLOT.size : start + _SLOT.size + len(ids)] = ids
+        _SLOT.pack_into(self._memory, start, len(ids) // _ID, station, now, timeout or 0.0)
 
     def finish(self, slot: int) -> None:
         """The handler is done with it."""
-        self._memory[self._base + slot * _SLOT.size] = 0
+        start = self._base + slot * self._width
+        self._memory[start : start + 2] = bytes(2)
 
     def slots(self) -> list[SlotView]:
         """What handlers have in hand."""
         found = []
-        for i in range(self._slots):
-            used, station, id, started_at, timeout = _SLOT.unpack_from(self._memory, self._base + i * _SLOT.size)
-            if used:
-                found.append(SlotView(station, id, started_at, timeout or None))
+        for start in range(self._base, self._base + self._slots * self._width, self._width):
+            used, station, started_at, timeout = _SLOT.unpack_from(self._memory, start)
+            places = range(start + _SLOT.size, start + _SLOT.size + used * _ID, _ID)
+            ids = [self._memory[at : at + _ID] for at in places]
+            found += [SlotView(station, id, started_at, timeout or None) for id in ids]
         return found

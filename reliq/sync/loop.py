@@ -14,6 +14,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
+from reliq.batching import Bunch, settle_bunch
 from reliq.core.consumer import FIRE, Answer
 from reliq.core.message import Message
 from reliq.core.pace import QUICK
@@ -129,7 +130,7 @@ class Loop(Working[Station]):
             station.engine.on_bell = partial(self._show, station)
             self._show(station)  # before its first trip, which may claim already
             self.stations.append(station)
-        self.has_routes = any(station.routes is not None for station in self.stations)
+        self.know_handlers()
         self._sweeper = Sweeper(self.stations)
         names = ", ".join(dict.fromkeys(handler.name for handler, _ in self._handlers))
         log.info("worker started: %s, concurrency %d", names, self.pace.concurrency)
@@ -203,7 +204,8 @@ class Loop(Working[Station]):
                 if self._make_due_trips(clock(), ours=1):
                     self._leave_bells()
                     return True
-                station, want = self._take_bell(), self.share
+                station = self._take_bell()
+                want = 0 if station is None else self.rooms()(station)
             finally:
                 self._turning.release()
             if station is None:
@@ -321,8 +323,8 @@ class Loop(Working[Station]):
         pause = self._pause(now)
         if self._arm_bells(now):
             pause = min(pause, 2 * QUICK)
-        if self.holds_back:
-            pause = min(pause, 0.05)
+        if (look_in := self.look_in(now)) is not None:
+            pause = min(pause, look_in)
             with self._turning:
                 self._submit([])
         if pause > 0 and not self._awake:
@@ -376,12 +378,18 @@ class Loop(Working[Station]):
             return
         slot.failed = message
         error = TimeoutError(f"took longer than its timeout of {timeout} s")
-        settle = settle_for(station.state, message, handler.retry, error, stack)
+        if isinstance(message, Bunch):
+            settle_bunch(message, error, trace=stack)
+            becomes = "each is another attempt"
+        else:
+            settle = settle_for(station.state, message, handler.retry, error, stack)
+            station.state.finished.append(settle)
+            becomes = fate(settle)
         log.error(
             "handler %s: message %s is past its timeout of %s s: %s; this process is replaced. It is here:\n%s",
-            name, message.id, timeout, fate(settle), stack, extra=about(message),
+            name, message.id, timeout, becomes, stack, extra=about(message),
         )  # fmt: skip
-        station.finish(settle)
+        station.wake()
         if self.retire():
             self._give_back_waiting()
 

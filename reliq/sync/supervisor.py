@@ -48,9 +48,9 @@ _DYING: Final = 3
 class Child:
     """A worker process and its board; ``pid`` is 0 while there is none."""
 
-    def __init__(self, number: int, slots: int, stations: int) -> None:
+    def __init__(self, number: int, slots: int, stations: int, batch: int) -> None:
         self.number = number
-        self.board = Board(slots, stations)
+        self.board = Board(slots, stations, batch)
         self.pid = 0
         self.started_at = 0.0
         self.start_at = 0.0
@@ -83,7 +83,8 @@ class Supervisor:
         self._grace = grace
         self._until_empty = until_empty
         # Twice: plain and coroutine handlers have slots of their own each.
-        self._children = [Child(n, 2 * slots, len(handlers)) for n in range(processes)]
+        batch = max(each.batch or 1 for handling, _ in handlers for each in handling.handlers)
+        self._children = [Child(n, 2 * slots, len(handlers), batch) for n in range(processes)]
         self._health_at = health
         self._health: Health | None = None
         self._counts: Tally | None = None  # what was reaped from here

@@ -88,8 +88,8 @@ class Lab:
         self.workers: list[WorkerProcess] = []
 
     def start(self, *, url: str | None = None, supervise: bool = False, timeout: float | None = None,
-              type: str | None = None, program: Sequence[str] = PROGRAM,
-              **worker: Any) -> WorkerProcess:  # fmt: skip
+              type: str | None = None, batch: int | None = None, wait: float = 0.0,
+              program: Sequence[str] = PROGRAM, **worker: Any) -> WorkerProcess:  # fmt: skip
         """Start a worker process (a supervisor if told so)."""
         settings = {"url": url or self.url, "prefix": self.prefix, "queue": self.queue_options}
         settings |= {
@@ -97,6 +97,8 @@ class Lab:
             "supervise": supervise,
             "timeout": timeout,
             "type": type,
+            "batch": batch,
+            "wait": wait,
             "worker": worker,
         }
         started = WorkerProcess(settings, self.folder, program)

@@ -44,8 +44,14 @@ def main() -> None:
             os.write(effects, (json.dumps(record) + "\n").encode())
         return body.get("returns")
 
-    handler = queue.ack(
-        handle,
+    def handle_many(bodies: list[Any], leases: list[reliq.Lease]) -> None:
+        for body, lease in zip(bodies, leases, strict=True):
+            handle(body, lease)
+
+    handler: Any = queue.ack(
+        handle if settings.get("batch") is None else handle_many,
+        batch=settings.get("batch"),
+        wait=settings.get("wait") or 0.0,
         timeout=settings.get("timeout"),
         retry=reliq.Retry(attempts=3, wait=lambda s: 0.05),
         type=settings.get("type"),

@@ -94,3 +94,12 @@ async def pull_in_asyncio(consumer: aio.Consumer) -> None:
 reliq.Worker(bare, with_lease, coroutine, in_asyncio, concurrency=4, processes=2)
 aio.Worker(bare, with_lease, coroutine, in_asyncio, concurrency=4)
 reliq.Worker(existing)  # type: ignore[arg-type]
+
+
+@q.ack(batch=100, wait=0.5)
+def many(bodies: list[Email], leases: list[reliq.Lease]) -> int:
+    return len(bodies)
+
+
+assert_type(many([{"to": "ada"}], []), int)
+q.ack(existing, batch="100")  # type: ignore[call-overload]
