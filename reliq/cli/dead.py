@@ -7,16 +7,17 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 from reliq import model
-from reliq.cli import letters, logs, peek, text
+from reliq.cli import letters, logs, peek, progress, text
 from reliq.cli.failure import ATTENTION, FINE
 from reliq.cli.letters import Choice, Group
 from reliq.cli.place import Place, again
+from reliq.cli.progress import Bar
 from reliq.cli.verb import Verb, Verbs
 from reliq.core import dead, ops
 from reliq.core import envelope as env
@@ -216,8 +217,8 @@ def revive(args: argparse.Namespace) -> int:
     queue = _queue(args)
     now = _now(queue)
     choice, tally = Choice.of(args, now), Tally()
-    with _told_if_cut(queue, tally, "revived"):
-        _carry_out(queue, dead.revive, choice.walk(queue, until=None if choice.ids else now), tally, rate)
+    with _told_if_cut(queue, tally, "revived"), _bar(args, queue, "revived", choice) as bar:
+        _carry_out(queue, dead.revive, choice.walk(queue, until=None if choice.ids else now), tally, rate, bar)
     return _conclude(args, queue, choice, tally, "revived", ": they are ready, behind what waits")
 
 
@@ -242,8 +243,8 @@ def remove(args: argparse.Namespace) -> int:
         print("nothing was removed")
         return ATTENTION
     tally = Tally()
-    with _told_if_cut(queue, tally, "removed"):
-        _carry_out(queue, dead.discard, meant(), tally, None)
+    with _told_if_cut(queue, tally, "removed"), _bar(args, queue, "removed", choice) as bar:
+        _carry_out(queue, dead.discard, meant(), tally, None, bar)
     return _conclude(args, queue, choice, tally, "removed", " for good")
 
 
@@ -260,8 +261,19 @@ def _agreed(queue: Queue, groups: Sequence[Group], now: int) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
+def _bar(
+    args: argparse.Namespace, queue: Queue, what: str, choice: Choice, *, printing: bool = False
+) -> AbstractContextManager[Bar]:
+    """How many are dead is known; how many of them are meant, only if that is all. ``printing``: on stdout, and if
+    that is the terminal, there is no place for it."""
+    if printing and sys.stdout.isatty():
+        return nullcontext(Bar(what, None))
+    is_all = choice.is_all and getattr(args, "exported", None) is None
+    return progress.bar(args, f"queue {queue.name}: {what}", (lambda: queue.size().dead) if is_all else None)
+
+
 def _carry_out(
-    queue: Queue, verb: dead.Verb, pages: Iterator[list[Letter]], tally: Tally, rate: float | None
+    queue: Queue, verb: dead.Verb, pages: Iterator[list[Letter]], tally: Tally, rate: float | None, bar: Bar
 ) -> None:
     """Bounded calls, one after the other, not faster than so many letters a second."""
     who, started, sent = model.consumer_name(), time.monotonic(), 0
@@ -273,6 +285,7 @@ def _carry_out(
             done = queue.links.flow(dead.carry_out_g(queue.options.keys, verb, who, some))
             tally.note(some, done)
             sent += len(some)
+            bar.add(len(some))
 
 
 @contextmanager
@@ -317,13 +330,15 @@ def export(args: argparse.Namespace) -> int:
     queue = _queue(args)
     choice, count, bodiless = Choice.of(args, _now(queue)), 0, 0
     try:
-        for page in choice.walk(queue):
-            for letter in page:
-                whole = letters.with_body(queue, letter)
-                bodiless += whole.body is None and whole.ticket is not None
-                print(letters.line_of(queue.name, whole))
-            count += len(page)
-        sys.stdout.flush()
+        with _bar(args, queue, "exported", choice, printing=True) as bar:
+            for page in choice.walk(queue):
+                for letter in page:
+                    whole = letters.with_body(queue, letter)
+                    bodiless += whole.body is None and whole.ticket is not None
+                    print(letters.line_of(queue.name, whole))
+                count += len(page)
+                bar.to(count)
+            sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -349,8 +364,8 @@ def import_(args: argparse.Namespace) -> int:
             known.update(fresh)
             yield list(reversed(fresh.values()))
 
-    with _told_if_cut(queue, tally, "imported"):
-        _carry_out(queue, dead.restore, new(), tally, None)
+    with _told_if_cut(queue, tally, "imported"), progress.bar(args, f"queue {queue.name}: imported") as bar:
+        _carry_out(queue, dead.restore, new(), tally, None, bar)
     if args.json:
         text.print_json({"queue": queue.name, "imported": tally.done, "skipped": tally.gone})
         return FINE

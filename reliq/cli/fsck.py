@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from reliq import model
-from reliq.cli import logs, text
+from reliq.cli import logs, progress, text
 from reliq.cli.failure import ATTENTION, FINE
 from reliq.cli.place import ForeignCodec, Place, again
 from reliq.cli.verb import Verb
@@ -89,7 +89,7 @@ def _examine(queue: Queue, known: frozenset[str], args: argparse.Namespace) -> R
     try:
         for _ in range(_ROUNDS):
             scan = _scan_of(queue, known - {queue.name})
-            findings = list(_confirmed(queue, queue.links.flow(scan.suspicions_g())))
+            findings = list(_confirmed(queue, _suspicions(queue, scan, args)))
             report.looked = scan.looked
             report.outcomes = [o for o in report.outcomes if not o.is_left]
             outcomes = [_mend(queue, finding) if args.repair else Outcome(finding) for finding in findings]
@@ -101,6 +101,12 @@ def _examine(queue: Queue, known: frozenset[str], args: argparse.Namespace) -> R
     except ReliqError as error:
         report.error = " ".join(str(error).split())
     return report
+
+
+def _suspicions(queue: Queue, scan: Scan, args: argparse.Namespace) -> Sequence[Finding]:
+    with progress.bar(args, f"queue {queue.name}: looking", lambda: sum(queue.size())) as bar:
+        flow = progress.watched_g(scan.suspicions_g(), lambda: bar.to(sum(scan.looked.entries.values())))
+        return queue.links.flow(flow)
 
 
 def _scan_of(queue: Queue, neighbours: frozenset[str]) -> Scan:

@@ -68,6 +68,11 @@ class Choice:
             since=None if args.since is None else when(args.since, now),
         )
 
+    @property
+    def is_all(self) -> bool:
+        """Whether every one is meant."""
+        return self == Choice()
+
     def takes(self, queue: Queue, letter: Letter) -> bool:
         """Whether this letter is meant."""
         return (

@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from io import FileIO
 
 from reliq import model
-from reliq.cli import letters, logs, text
+from reliq.cli import letters, logs, progress, text
 from reliq.cli.failure import ATTENTION, FINE
 from reliq.cli.place import Place, again
+from reliq.cli.progress import Bar
 from reliq.cli.verb import Verb
 from reliq.core.dead import Letter
 from reliq.core.purge import STATES, Purged, letter_of, purge_g
@@ -42,7 +43,11 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         sink = None
         if args.export is not None:
-            sink = _exporter(queue, caller.name, stack.enter_context(_new(args.export)))
+            file = stack.enter_context(_new(args.export))
+            bar = progress.bar(
+                args, f"queue {queue.name}: exported", lambda: sum(getattr(size, s) for s in states)
+            )
+            sink = _exporter(queue, caller.name, file, stack.enter_context(bar))
         removed = queue.links.flow(purge_g(queue.options.keys, states, caller, token, sink))
     if args.json:
         text.print_json({"queue": queue.name, "removed": removed, "export": args.export})
@@ -71,7 +76,7 @@ def _new(path: str) -> FileIO:
         raise ConfigError(f"--export {path}: {error.strerror}; name a file that is not there yet") from error
 
 
-def _exporter(queue: Queue, who: str, file: FileIO) -> Callable[[Sequence[Purged]], None]:
+def _exporter(queue: Queue, who: str, file: FileIO, bar: Bar) -> Callable[[Sequence[Purged]], None]:
     """What writes down a part before it is removed."""
 
     fresh = model.Ids()
@@ -83,6 +88,7 @@ def _exporter(queue: Queue, who: str, file: FileIO) -> Callable[[Sequence[Purged
                 line = letters.line_of(queue.name, letters.with_body(queue, letter))
                 file.write(line.encode() + b"\n")
             os.fsync(file.fileno())
+            bar.add(len(part))
         except OSError as error:
             raise ReliqError(
                 f"purge: the export failed ({error}). What was not written was not removed, but is set aside: "

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from reliq import defaults, embedded
-from reliq.cli import failure, text
+from reliq.cli import failure, progress, text
 from reliq.cli.failure import ATTENTION, FINE
 from reliq.cli.interrupt import interruptible
 from reliq.cli.place import Place
+from reliq.cli.progress import Bar
 from reliq.cli.verb import Verb
 from reliq.errors import AccessDenied, ConfigError
 from reliq.verify.checks import CHECKS, UNTRIED
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     lease = _shortest_lease(place, args)
     site = Site(embedded.url_or_embedded(args.url), prefix=place.prefix, seconds=args.seconds, lease=lease)
     screen, started = Screen(quiet=args.json), time.monotonic()
-    with interruptible():
+    with interruptible(), progress.bar(args, "promises tried", lambda: len(checks)) as screen.bar:
         findings = _visit(site, checks, screen, private=place.settings.url is None)
     if not args.only:
         findings += screen.show_each(UNTRIED)
@@ -96,7 +97,7 @@ def _visit(site: Site, checks: Sequence[Check], screen: Screen, *, private: bool
         with site:
             entered = True
             screen.opening(site, private=private)
-            return [screen.show(check.examine(site)) for check in checks]
+            return [screen.show(screen.about_to(check).examine(site)) for check in checks]
     except BaseException:
         if entered:
             failure.say(f"ended early; {site.removal}")
@@ -122,6 +123,12 @@ class Screen:
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
+        self.bar = Bar("", None)
+
+    def about_to(self, check: Check) -> Check:
+        """It is tried next."""
+        self.bar.now(f"promises tried, now {check.name}")
+        return check
 
     def _say(self, line: str = "") -> None:
         if not self._quiet:
@@ -136,6 +143,8 @@ class Screen:
 
     def show(self, found: Finding) -> Finding:
         """The promise behind the verdict; below it what was seen, and what to do."""
+        self.bar.hide()
+        self.bar.done += 1
         self._block(f"{_LABELS[found.verdict]:<8} ", f"{found.check}: {found.promise}")
         self._block(_INDENT, found.reason)
         if found.next:
