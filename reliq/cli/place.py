@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
 from reliq import embedded
 from reliq.cli import text
 from reliq.core import ops
-from reliq.core.codec import CODECS, Codec
+from reliq.core.codec import CODECS, Codec, find
 from reliq.core.command import Command
 from reliq.core.keys import Keys, check_name
 from reliq.core.ops import Known
@@ -29,11 +31,21 @@ class ForeignCodec:
 
     def encode(self, body: Any) -> bytes:
         if not isinstance(body, bytes):
-            raise TypeError(f"the command line does not know codec {self.name!r}; --raw sends bytes as they are")
+            raise TypeError(f"{self._unknown()}; --raw sends bytes as they are")
         return body
 
     def decode(self, data: bytes) -> Any:
-        raise ValueError(f"the command line does not know codec {self.name!r}")
+        raise ValueError(self._unknown())
+
+    def _unknown(self) -> str:
+        return f"the command line does not know codec {self.name!r}: say where it is, with --codec MODULE:ATTR"
+
+
+def _own(named: str) -> Codec:
+    """The codec of this name, also out of the current directory."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return find(named)
 
 
 #: The connections of all places, until ``close``.
@@ -49,16 +61,17 @@ def close() -> None:
 class Place:
     """One Redis and one prefix. All queues share the connections."""
 
-    def __init__(self, url: str | None, prefix: str | None) -> None:
+    def __init__(self, url: str | None, prefix: str | None, codec: str | None = None) -> None:
         self.settings = settings = Settings.chosen(url, None)
         self.prefix = check_name("prefix", prefix or settings.prefix or "reliq")
         self.links = Links(lambda: embedded.here_or_embedded(settings))
         _IN_USE.append(self.links)
+        self._codec = None if codec is None else _own(codec)
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Place:
         """What the options say."""
-        return cls(args.url, args.prefix)
+        return cls(args.url, args.prefix, args.codec)
 
     def __str__(self) -> str:
         return f"prefix {self.prefix!r} at {self.links.address.label}"
@@ -96,7 +109,9 @@ class Place:
         """The queue of an entry of the index, with the key and the codec that it was registered with."""
         key = entry.key if isinstance(entry.key, str) else None
         codec: str | Codec | None = entry.codec if isinstance(entry.codec, str) else None
-        if isinstance(codec, str) and codec not in CODECS:
+        if self._codec is not None and self._codec.name == codec:
+            codec = self._codec
+        elif isinstance(codec, str) and codec not in CODECS:
             codec = ForeignCodec(codec)
         how: dict[str, Any] = {"settings": self.settings, "key": key, "codec": codec, "prefix": self.prefix}
         try:

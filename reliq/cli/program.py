@@ -129,7 +129,7 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "Every command takes --url, --queue, --prefix, --json and --help, all behind the command.",
+            "Every command takes --url, --queue, --prefix, --codec, --json and --help, all behind it.",
             "Exit status: 0 fine, 1 needs attention, 2 wrong usage, 3 Redis unreachable.",
             "New here? Run: reliq demo",
         ]

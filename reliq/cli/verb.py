@@ -66,6 +66,11 @@ class Verb:
         else:
             common.add_argument("--queue", metavar="NAME", help=self.queue_help)
         common.add_argument("--prefix", help="of all keys (default: $RELIQ_PREFIX, else reliq)")
+        common.add_argument(
+            "--codec",
+            metavar="MODULE:ATTR",
+            help="a codec of yours that a queue was given, to read and write its bodies; looked for here, too",
+        )
         common.add_argument("--json", action="store_true", help='print JSON with "schema": 1')
         return parser
 
@@ -120,6 +125,6 @@ class Verbs:
                 "",
                 f"example:\n  {self.verbs[0].example}",
                 "",
-                "Every one takes --url, --queue, --prefix, --json and --help, all behind it.",
+                "Every one takes --url, --queue, --prefix, --codec, --json and --help, all behind it.",
             ]
         )

@@ -130,8 +130,9 @@ def _load(named: str) -> Any:
         )
     try:
         return attrgetter(path)(import_module(module))
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"codec {named!r} cannot be imported: {error}; write 'module:attr'") from error
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"codec {named!r} cannot be imported ({said}); write 'module:attr'") from error
 
 
 def encode(codec: Codec, body: Any, limit: int) -> bytes:

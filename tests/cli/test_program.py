@@ -192,7 +192,7 @@ def test_help_shows_an_example(no_server: Commands, verb: object) -> None:
     name = getattr(verb, "name", "")
     result = no_server.plain(name, "--help")
     assert (result.status, result.err) == (0, "")
-    for part in ("example:", f"reliq {name}", "--url", "--queue", "--prefix", "--json"):
+    for part in ("example:", f"reliq {name}", "--url", "--queue", "--prefix", "--codec", "--json"):
         assert part in result.out
 
 

@@ -62,17 +62,38 @@ def test_text_raw_and_stdin(commands: Commands) -> None:
     assert bodies(commands, "emails") == ["hello", b"\x00\xff\n", {"n": 1}]
 
 
+class Rot:
+    name = "rot"
+
+    def encode(self, body: str) -> bytes:
+        return body.encode()[::-1]
+
+    def decode(self, data: bytes) -> str:
+        return data.decode()[::-1]
+
+
+rot = Rot()
+
+
+def test_a_codec_of_the_application(commands: Commands) -> None:
+    """Named by where it is, commands write and read by it; it is for queues that have it, and no other."""
+    with commands.queue("secrets", codec=rot) as queue:
+        queue.put("first")
+    where = ("--codec", f"{__name__}:rot")
+    assert commands("put", "--queue", "secrets", *where, '"second"').status == 0
+    assert commands("put", "--queue", "plain", *where, '"third"').status == 0
+    shown = commands("peek", "--queue", "secrets", "-n", "2", *where)
+    assert '"first"' in shown.out
+    assert '"second"' in shown.out
+    assert "with --codec MODULE:ATTR" in commands("peek", "--queue", "secrets").out
+    assert '"third"' in commands("peek", "--queue", "plain", *where).out
+    wrong = commands("peek", "--queue", "secrets", "--codec", "nowhere:codec")
+    assert wrong.status == 2
+    assert "write 'module:attr'" in wrong.error
+
+
 def test_the_queue_decides_the_codec(commands: Commands) -> None:
     """A queue that is known as bytes gets bytes; one with an application's own codec takes only --raw."""
-
-    class Rot:
-        name = "rot"
-
-        def encode(self, body: str) -> bytes:
-            return body.encode()[::-1]
-
-        def decode(self, data: bytes) -> str:
-            return data.decode()[::-1]
 
     for name, codec in (("blobs", "bytes"), ("secrets", Rot())):
         with commands.queue(name, codec=codec) as queue:
