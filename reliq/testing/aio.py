@@ -20,6 +20,7 @@ async def run_until_empty(
     concurrency: int = 1,
     timeout: float = 30.0,
     raise_on_dead: bool = True,
+    **options: Any,
 ) -> Run:
     """Run a real worker in this event loop until nothing of the handlers' queues is ready or in hand.
 
@@ -27,30 +28,30 @@ async def run_until_empty(
     for another attempt, stays; ``"travel"``: time jumps to the next of these, as by ``travel``, until there is
     none. ``concurrency``: handlers at once; with 1, in order. ``timeout``: seconds for all of it, then NotEmpty.
     Messages that die raise DeadLettered, from what their handler raised, unless ``raise_on_dead`` is False.
-    Returns a ``Run``.
+    ``options``: of the Worker, as ``lifespan``. Returns a ``Run``.
     """
     watch = Watch(handlers, later, timeout)
     over = time.monotonic() + timeout
-    homes = [own_queue(handler.queue) for handler in watch.handlers]
-    queues = [queue for home in homes for queue in own_queues(home)]
+    homes = [(queue, own_queue(queue)) for queue in watch.queues]
+    queues = [queue for _, home in homes for queue in own_queues(home)]
     for queue in queues:
         await queue.links.flow(watch.begin_g(queue.options.keys))
-    await _work(watch, concurrency, over)
+    await _work(watch, over, concurrency=concurrency, **options)
     while later == TRAVEL and time.monotonic() < over and (ms := await _next_due(queues)) is not None:
         for queue in queues:
             await queue.links.flow(travel_g(queue.options, max(1, ms)))
-        await _work(watch, concurrency, over)
+        await _work(watch, over, concurrency=concurrency, **options)
     for queue in queues:
         await queue.links.flow(watch.end_g(queue.options.keys))
-    for home, handler in zip(homes, watch.handlers, strict=True):
-        if home is not handler.queue:
+    for queue, home in homes:
+        if home is not queue:
             await home.aclose()
     return watch.result(in_time=time.monotonic() < over, raise_on_dead=raise_on_dead)
 
 
-async def _work(watch: Watch, concurrency: int, over: float) -> None:
+async def _work(watch: Watch, over: float, **options: Any) -> None:
     """A worker, until it finds nothing any more, or the time is over."""
-    worker = Worker(*watch.handlers, concurrency=concurrency, signals=False, until_empty=True, grace=GRACE)
+    worker = Worker(*watch.handlers, signals=False, until_empty=True, grace=GRACE, **options)
     timer = asyncio.get_running_loop().call_later(over - time.monotonic(), worker.stop)
     try:
         await worker.run()

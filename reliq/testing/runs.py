@@ -66,6 +66,8 @@ class Watch:
         self.later, self.timeout = later, timeout
         self.run = Run()
         self.handlers = [self._noting(handler) for handler in _handlers(said)]
+        #: Of all of them, each once: several may share one.
+        self.queues = list({handler.queue.options.keys: handler.queue for handler in self.handlers}.values())
         self._before: dict[Keys, tuple[int, set[bytes]]] = {}
 
     def _noting(self, handler: Handler[..., Any]) -> Handler[..., Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -43,6 +45,27 @@ async def test_all_is_handled(sh: Shell) -> None:
     assert sorted(seen) == [1, 2, 3, 11, 12, 13]
     assert (run.handled, run.failures, run.dead, tuple(run.left)) == (6, [], [], (0, 0, 0, 0))
     assert (await empty(sh, module)).handled == 0
+
+
+async def test_options_of_the_worker(sh: Shell) -> None:
+    """Several handlers of one queue count once; a lifespan gives them what they need."""
+    queue, seen = sh.queue(route="kind"), list[Any]()
+
+    @contextmanager
+    def lifespan() -> Iterator[dict[str, Any]]:
+        yield {"shop": "a shop"}
+
+    @queue.ack(type="one")
+    def one(body: Any, shop: reliq.Dependency[str]) -> None:
+        seen.append(("one", shop))
+
+    @queue.ack(type="two")
+    def two(body: Any) -> None:
+        seen.append("two")
+
+    await sh(queue.put_many([{"kind": "one"}, {"kind": "two"}]))
+    assert (await empty(sh, one, two, lifespan=lifespan)).handled == 2
+    assert seen == [("one", "a shop"), "two"]
 
 
 async def test_failures(sh: Shell) -> None:
