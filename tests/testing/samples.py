@@ -319,6 +319,30 @@ def versioned(folder: Path) -> Sample:
     return Sample(add, bodies, lambda: {key: total for key, (_, _, total) in store.items()}, store.clear)
 
 
+def stale_lock(folder: Path) -> Sample:
+    """Wrong as well, but a dead process alone leaves its lock behind: an exception runs what is in `finally`."""
+
+    def ship(body: Any, lease: Any) -> None:
+        lock, parcel = folder / f"{body}.lock", folder / f"{body}.parcel"
+        try:
+            lock.touch(exist_ok=False)
+        except FileExistsError:
+            return
+        try:
+            parcel.write_text("shipped")
+        finally:
+            lock.unlink()
+
+    def reset() -> None:
+        for path in folder.iterdir():
+            path.unlink()
+
+    def effects() -> list[str]:
+        return sorted(path.name for path in folder.glob("*.parcel"))
+
+    return Sample(ship, ["a"], effects, reset, {KILLED: {MISSING}})
+
+
 WRONG = [
     counter, mail, check_then_act, mark_before, mark_after, last_write, zombie, balance, two_steps, append,
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,54 @@ def test_clears(make: Callable[[Path], Sample], tmp_path: Path, proof: Prove) ->
     found = proof(make(tmp_path))
     assert found.ok, str(found)
     assert found.schedules > 10
+
+
+@pytest.mark.parametrize("make", [samples.stale_lock, samples.append], ids=lambda make: make.__name__)
+def test_finds_with_real_kills(make: Callable[[Path], Sample], tmp_path: Path, proof: Prove) -> None:
+    """With a process for each delivery: what only a dead one leaves behind, and the same as without."""
+    sample = make(tmp_path)
+    found = proof(sample, processes=True)
+    assert {each.kind: {d.kind for d in each.differences} for each in found.findings} == sample.fails, str(found)
+    assert not found.notes
+    schedule = found.findings[-1].schedule
+    assert [each.schedule for each in proof(sample, processes=True, schedule=str(schedule)).findings] == [schedule]
+    if make is samples.stale_lock:
+        seen = proof(sample)
+        assert seen.ok
+        assert "`finally`" in str(seen)
+
+
+def test_clears_with_real_kills(tmp_path: Path, proof: Prove) -> None:
+    """What is right, by a coroutine."""
+
+    async def write(body: str, lease: reliq.Lease) -> None:
+        await asyncio.sleep(0)
+        (tmp_path / body).write_text("done")
+
+    def reset() -> None:
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+    found = proof(Sample(write, ["a", "b"], lambda: sorted(tmp_path.iterdir()), reset), processes=True)
+    assert found.ok, str(found)
+
+
+def test_processes_need_effects_outside(proof: Prove) -> None:
+    """What is in memory cannot be seen from here, and it says so; likewise what cannot run in a fork."""
+    world: dict[str, int] = {}
+    here = os.getpid()
+
+    def not_in_a_child(body: Any) -> None:
+        if os.getpid() != here:
+            raise OSError("connection of the parent")
+
+    def handle(body: Any) -> None:
+        world[body] = 1
+
+    with pytest.raises(Unprovable, match="effects are in memory"):
+        proof(Sample(handle, ["a"], lambda: world, world.clear), processes=True)
+    with pytest.raises(Unprovable, match=r"fails in a process of its own, at body 1: OSError"):
+        proof(Sample(not_in_a_child, ["a"], lambda: world, world.clear), processes=True)
 
 
 # -- what a handler sees ------------------------------------------------------------------------------------
@@ -265,6 +314,20 @@ def test_wrong(proof: Prove) -> None:
         asyncio.run(inside())
     with pytest.raises(ConfigError, match="not written in Python"):
         proof(Sample({}.update, [{}], lambda: world, world.clear))
+
+
+def test_dependencies(proof: Prove) -> None:
+    """A handler that needs something is given it with ``bind``."""
+    world: dict[str, int] = {}
+    queue = reliq.Queue("orders", "redis://127.0.0.1:1/0")
+
+    @queue.ack
+    def handle(body: str, store: reliq.Dependency[dict[str, int]]) -> None:
+        store[body] = 1
+
+    found = proof(Sample(handle.bind(store=world), ["a", "b"], lambda: world, world.clear))
+    assert found.ok
+    assert found.schedules > 5
 
 
 async def test_nothing_is_left(proof: Prove, server: RedisServer) -> None:

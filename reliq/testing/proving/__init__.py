@@ -26,6 +26,7 @@ def prove(
     reset: Callable[[], Any],
     ordered: bool = False,
     inside: Sequence[Any] = (),
+    processes: bool = False,
     schedule: str | None = None,
     most: int = 500,
     url: str | None = None,
@@ -46,10 +47,13 @@ def prove(
     ``$RELIQ_TEST_URL``, else the private one. Returns a Proof, also if it fails and ``raises`` is False.
     Unprovable: without any fault the handler fails, or has other effects the second time.
 
-    A kill is an exception here (no Exception, but a BaseException): a ``finally`` of the handler runs, and what it
-    has open is closed, as a dead process would not do, and most databases would do for it.
+    A kill is an exception here (no Exception, but a BaseException): a ``finally`` of the handler runs, and
+    what it has open is closed, as a dead process would not do, and most databases would do for it. With
+    ``processes`` each delivery is made in a forked process, that is really killed (SIGKILL), or stopped while
+    another one comes in: for effects outside of this process (files, databases), by a handler that opens its
+    connections by itself.
     """
-    with stage_for(handler, bodies, effects, reset, inside, url) as stage:
+    with stage_for(handler, bodies, effects, reset, inside, processes, url) as stage:
         proof = Proof(stage.name, list(bodies), notes=stage.notes)
         if schedule is not None:
             _replay(stage, Schedule.parse(schedule, len(bodies)), proof)
@@ -73,7 +77,9 @@ def _replay(stage: Stage, schedule: Schedule, proof: Proof) -> None:
 
 
 def _try_all(stage: Stage, proof: Proof, *, ordered: bool, most: int) -> None:
-    kinds = schedules.all_of([stage.paths[n] for n in sorted(stage.paths)], ordered=ordered)
+    kinds = schedules.all_of(
+        [stage.paths[n] for n in sorted(stage.paths)], ordered=ordered, processes=stage.processes
+    )
     total = sum(map(len, kinds))
     if total > most:
         proof.notes.append(f"of {total} schedules {most} were played at most, evenly spread; see most=")

@@ -100,21 +100,6 @@ class Actor:
         """Whether the last settle was an ack that was accepted."""
         return self.settled is not None and self.settled.verb == ACK and self.settled.accepted is True
 
-    def die(self, in_hand: list[bytes]) -> None:
-        """Its process is gone, as its supervisor sees; these ids were in the handler's hands."""
-        self.engine.close()
-        options = self.queue.options
-        self.queue.links.run(
-            ops.reap(options.keys, self.state.name, dead=True, max_losses=options.max_losses, started=in_hand)
-        )
-
-    def expire(self) -> None:
-        """Its lease is over, and a reaper passes; it does not know."""
-        options, run = self.queue.options, self.queue.links.run
-        run(Command("HSET", (options.keys.stats,), ("server_since", 0)))
-        run(Command("ZADD", (options.keys.consumers,), (1, self.state.name)))
-        run(ops.reap(options.keys, self.state.name, lease=options.lease, max_losses=options.max_losses))
-
     def leave(self) -> None:
         """Say goodbye, with nothing in hand."""
         if not self.killed:
@@ -139,6 +124,20 @@ class Awaiting:
         """A handler that was interrupted puts its message back; one that was killed does nothing any more."""
         if not self._actor.killed:
             self.state.finished.append(settle)
+
+
+def die(queue: Queue, consumer: str, id: str) -> None:
+    """The process of a consumer is gone, as its supervisor sees; this message was in its handler's hands."""
+    options, started = queue.options, [bytes.fromhex(id)]
+    queue.links.run(ops.reap(options.keys, consumer, dead=True, max_losses=options.max_losses, started=started))
+
+
+def expire(queue: Queue, consumer: str) -> None:
+    """The lease of a consumer is over, and a reaper passes; itself it does not know."""
+    options, run = queue.options, queue.links.run
+    run(Command("HSET", (options.keys.stats,), ("server_since", 0)))
+    run(Command("ZADD", (options.keys.consumers,), (1, consumer)))
+    run(ops.reap(options.keys, consumer, lease=options.lease, max_losses=options.max_losses))
 
 
 def refused(actor: Actor, lease: Any) -> bool:

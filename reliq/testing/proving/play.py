@@ -14,14 +14,14 @@ from reliq.core.command import Command
 from reliq.core.dead import LetterWalk
 from reliq.core.verdict import describe
 from reliq.sync.queue import Queue
-from reliq.testing.proving.actor import Actor, Killed, refused
+from reliq.testing.proving.actor import Actor, Killed, die, expire, refused
 from reliq.testing.proving.schedules import FAIL, KILL, LOSE, OVERLAP, Schedule, Stop
 from reliq.testing.proving.stops import Tracer
 
 #: A message that was handed out so often and is still there is left where it is.
 _MOST: Final = 10
 #: Seconds that a handler has in all.
-_DEADLINE: Final = 30.0
+DEADLINE: Final = 30.0
 
 
 class Fault(Exception):
@@ -77,8 +77,8 @@ class Play:
 
     # -- who gets what ----------------------------------------------------------------------------------
 
-    def _drain(self, *, at_most: int) -> None:
-        """One consumer after the other, until nothing is there for them."""
+    def _drain(self, *, at_most: int, beside: bool = False) -> None:
+        """One consumer after the other, until nothing is there for them. ``beside``: one that is stopped."""
         actor = self._actor()
         for _ in range(at_most):
             lease = actor.claim()
@@ -86,12 +86,16 @@ class Play:
                 break
             if self._deliver(actor, lease):
                 actor = self._actor()
-            self._join()
+            if not beside:
+                self._join()
         actor.leave()
 
     def _actor(self) -> Actor:
+        return Actor(self._queue, self._function, self._name())
+
+    def _name(self) -> str:
         with self._lock:
-            return Actor(self._queue, self._function, next(self._names))
+            return next(self._names)
 
     def _deliver(self, actor: Actor, lease: Any) -> bool:
         """One delivery; True if its consumer is no more."""
@@ -106,7 +110,8 @@ class Play:
             with Tracer(self._codes, self._visitor(number, actor, meets)):
                 late = refused(actor, lease)
         except Killed:
-            actor.die([bytes.fromhex(lease.id)])
+            actor.engine.close()
+            die(self._queue, actor.state.name, lease.id)
             return True
         self._tell_of(number, actor, late)
         return False
@@ -127,23 +132,28 @@ class Play:
     # -- what happens -----------------------------------------------------------------------------------
 
     def _meet(self, actor: Actor, where: str) -> None:
-        schedule = self._schedule
-        if schedule.kind == KILL:
+        if self._schedule.kind == KILL:
             self._kill(actor, where)
             raise Killed
         self.happened = True
-        if schedule.kind == FAIL:
+        if self._schedule.kind == FAIL:
             self._say(f"{actor.name} fails {where}")
             raise Fault("an error of the schedule's")
-        if schedule.kind == LOSE:
-            self._say(f"{actor.name} is stopped {where}")
-            actor.expire()
+        self._say(f"{actor.name} is stopped {where}")
+        self._stop(actor, actor.state.name)
+
+    def _stop(self, actor: Actor, consumer: str) -> None:
+        """Where another consumer comes in."""
+        self._before_another(consumer)
+        self._beside(lambda: self._drain(at_most=3, beside=True))
+        self._say(f"{actor.name} goes on")
+
+    def _before_another(self, consumer: str) -> None:
+        if self._schedule.kind == LOSE:
+            expire(self._queue, consumer)
             self._say("its lease ends, the message goes back")
         else:
-            self._say(f"{actor.name} is stopped {where}")
-            self._push(schedule.other)
-        self._beside(lambda: self._drain(at_most=3))
-        self._say(f"{actor.name} goes on")
+            self._push(self._schedule.other)
 
     def _kill(self, actor: Actor, where: str) -> None:
         self.happened = actor.killed = True
@@ -171,9 +181,9 @@ class Play:
     def _join(self) -> None:
         while self._others:
             thread = self._others.pop()
-            thread.join(_DEADLINE)
+            thread.join(DEADLINE)
             if thread.is_alive():
-                raise Stuck(f"a handler did not end within {_DEADLINE:.0f} s:\n" + "\n".join(self.story))
+                raise Stuck(f"a handler did not end within {DEADLINE:.0f} s:\n" + "\n".join(self.story))
         if self._broken:
             raise self._broken[0]
 

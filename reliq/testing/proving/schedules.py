@@ -112,25 +112,23 @@ def reference(numbers: Sequence[int]) -> Schedule:
     return Schedule(tuple(numbers))
 
 
-def all_of(paths: Sequence[Sequence[Stop]], *, ordered: bool) -> list[list[Schedule]]:
-    """What is tried, kind by kind, the simplest first. ``paths``: the lines through which each body went."""
+def all_of(paths: Sequence[Sequence[Stop]], *, ordered: bool, processes: bool = False) -> list[list[Schedule]]:
+    """What is tried, kind by kind, the simplest first. ``paths``: the lines through which each body went.
+    ``processes``: a kill is a real one, and needs no line that can raise."""
     numbers = tuple(range(1, len(paths) + 1))
     targets = [(number, stops_of(paths[number - 1])) for number in _telling(paths)]
     twice = tuple(number for number in numbers for _ in range(2))
     found = [[Schedule(order) for order in dict.fromkeys([twice, numbers + numbers])]]
-    breaks = [(number, stop) for number, stops in targets for stop in stops[1:] if not stop.leaves]
+    later = [(number, stop) for number, stops in targets for stop in stops[1:]]
+    breaks = [(number, stop) for number, stop in later if not stop.leaves]
     kills = [Schedule(numbers, KILL, number) for number, _ in targets]
-    found.append(kills + [Schedule(numbers, KILL, number, stop) for number, stop in breaks])
+    found.append(kills + [Schedule(numbers, KILL, *each) for each in (later if processes else breaks)])
     found.append([Schedule(numbers, LOSE, number, stop) for number, stops in targets for stop in stops])
     found.append([Schedule(numbers, FAIL, number, stop) for number, stop in breaks])
     if not ordered and len(numbers) > 1:
         found.append([Schedule(order) for order in _orders(numbers)])
         found.append(
-            [
-                Schedule(numbers, OVERLAP, number, stop, number % len(numbers) + 1)
-                for number, stops in targets
-                for stop in stops[1:]
-            ]
+            [Schedule(numbers, OVERLAP, number, stop, number % len(numbers) + 1) for number, stop in later]
         )
     return found
 

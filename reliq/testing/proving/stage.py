@@ -7,6 +7,7 @@ import asyncio
 import copy
 import inspect
 import logging
+import os
 import textwrap
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from reliq.sync.queue import Queue
 from reliq.testing.places import fresh_prefix, purge, url_in
 from reliq.testing.proving import schedules
 from reliq.testing.proving.effects import differences, same
+from reliq.testing.proving.forked import ForkedPlay
 from reliq.testing.proving.play import Play
 from reliq.testing.proving.report import Finding, Unprovable
 from reliq.testing.proving.schedules import Schedule, Stop
@@ -56,6 +58,7 @@ class Stage:
         effects: Callable[[], Any],
         reset: Callable[[], Any],
         inside: Sequence[Any],
+        processes: bool,
     ) -> None:
         self._queue, self._function = queue, handler.function
         self._effects, self._reset = effects, reset
@@ -66,39 +69,57 @@ class Stage:
         self._references: dict[tuple[int, ...], Any] = {}
         self._patience, self._one_thread = _PATIENCE, False
         self.name = handler.name
-        self.notes = _notes(handler.function)
+        self.notes = [] if processes else _notes(handler.function)
+        self.processes = processes
+        self.kind: type[Play] = ForkedPlay if processes else Play
         self.played = 0
         self.paths: dict[int, list[Stop]] = {}
 
     def look(self) -> None:
-        """The reference: once in another thread, as a worker would do, and once here."""
+        """The reference: once in another thread, as a worker would do (or in processes), and once here."""
         self._reset_world()
         self.before = self._snapshot()
         plain = schedules.reference(sorted(self._elements))
-        elsewhere = self.play(plain, elsewhere=True)
         began = time.monotonic()
-        here = self.play(plain)
+        elsewhere = self.play(plain, elsewhere=True)
         self._patience = max(_PATIENCE, _TIMES * (time.monotonic() - began) / len(self._elements))
+        here = self.play(plain, here=True)
         for number, error in here.raised[:1]:
             raise Unprovable(f"{self.name} fails by itself, at body {number}: {error!r}") from error
-        if elsewhere.raised:
-            self._one_thread = True
-            self.notes.append(f"it cannot run in another thread ({elsewhere.raised[0][1]!r:.100}), as workers do")
-        elif not same(here.effects, elsewhere.effects, ordered=True):
+        if self.kind is ForkedPlay:
+            self._check_processes(elsewhere, here)
+        elif elsewhere.raised:
+            raised, elsewhere, self._one_thread = elsewhere.raised[0][1], here, True
+            self.notes.append(f"it cannot run in another thread ({raised!r:.100}), as workers do")
+        if not same(here.effects, elsewhere.effects, ordered=True):
             raise Unprovable(
                 f"{self.name}: the effects of two runs without any fault are not the same; leave out what "
                 f"differs, such as times:\n{elsewhere.effects!r:.500}\n{here.effects!r:.500}"
             )
         self._references[plain.numbers] = here.effects
 
-    def play(self, schedule: Schedule, *, elsewhere: bool = False) -> Outcome:
-        """In a world as new. ``elsewhere``: in another thread."""
+    def _check_processes(self, elsewhere: Outcome, here: Outcome) -> None:
+        for number, error in elsewhere.raised[:1]:
+            raise Unprovable(
+                f"{self.name} fails in a process of its own, at body {number}: {error}; let it open its "
+                "connections by itself, or leave processes=True away"
+            )
+        nothing, something = (same(each.effects, self.before, ordered=True) for each in (elsewhere, here))
+        if nothing and not something:
+            raise Unprovable(
+                f"{self.name}: what it does in a process of its own is not seen in this one: its effects are in "
+                "memory, so leave processes=True away; or effects() does not look at the database"
+            )
+
+    def play(self, schedule: Schedule, *, elsewhere: bool = False, here: bool = False) -> Outcome:
+        """In a world as new. ``elsewhere``: in another thread; ``here``: in this process, whatever is asked
+        for."""
         self._reset_world()
         if hasattr(self, "before") and not same(self.before, now := self._snapshot(), ordered=False):
             raise Unprovable(
                 f"reset() does not make the world as new: it is {now!r:.200}, was {self.before!r:.200}"
             )
-        play = Play(
+        play = (Play if here else self.kind)(
             self._fresh_queue(),
             self._function,
             self._codes,
@@ -107,7 +128,7 @@ class Stage:
             patience=self._patience,
             one_thread=self._one_thread,
         )
-        _in_thread(play.run) if elsewhere else play.run()
+        _in_thread(play.run) if elsewhere and self.kind is Play else play.run()
         self.played += 1
         if not self.paths:
             self.paths = play.paths
@@ -143,16 +164,19 @@ def stage_for(
     effects: Callable[[], Any],
     reset: Callable[[], Any],
     inside: Sequence[Any],
+    processes: bool,
     url: str | None,
 ) -> Iterator[Stage]:
     """Set it up, and leave nothing behind in Redis."""
     if not 1 <= len(bodies) <= _MOST_BODIES:
         raise ConfigError(f"prove(bodies=…): 1 to {_MOST_BODIES}, and not {len(bodies)}; take those that tell")
+    if processes and not hasattr(os, "fork"):
+        raise ConfigError("prove(processes=True): this system cannot fork; leave it away")
     url = url or url_in(lambda: None)
     queue = _queue_like(handler.queue if isinstance(handler, Handler) else None, url)
     made = Handler(queue, handler.function if isinstance(handler, Handler) else handler)
     _check_loop(made.is_async, effects, reset)
-    made_stage = Stage(queue, made, bodies, effects, reset, inside)
+    made_stage = Stage(queue, made, bodies, effects, reset, inside, processes)
     log = logging.getLogger("reliq")
     was, log.disabled = log.disabled, True  # hundreds of failures that are meant
     try:
