@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from reliq.core.reaping import ReapReport
     from reliq.core.schedule import Schedule
     from reliq.core.unique import Unique
+    from reliq.idempotency import idempotent
     from reliq.needs import Dependency
     from reliq.sync.consumer import Consumer
     from reliq.sync.exclusive import Batch, Exclusive
@@ -76,6 +77,7 @@ __all__ = [
     "Unavailable",
     "Unique",
     "Worker",
+    "idempotent",
     "wait_fibonacci",
     "wait_table",
 ]
@@ -95,6 +97,7 @@ _LATER: Final = {
     "Schedule": "reliq.core.schedule",
     "Scheduler": "reliq.sync.scheduler",
     "Worker": "reliq.sync.worker",
+    "idempotent": "reliq.idempotency",
 }
 
 

@@ -73,6 +73,10 @@ class Handler(Generic[P, R]):
         self.plain: Callable[..., Any] | None = None
         #: What it needs besides, and was not given yet: by name, whether it cannot do without.
         self.needs: Mapping[str, bool] = takes.needs
+        #: What it says of idempotency (see ``reliq.idempotent``): then it is always called with a lease.
+        self.once: Any = None
+        if (once := getattr(function, "__reliq_idempotent__", None)) is not None:
+            once.on(self)
         self._unlock()
         #: What counts the round trips for it, in a worker that counts.
         self.watch: Any = None
@@ -113,7 +117,7 @@ class Handler(Generic[P, R]):
     def _unlock(self) -> None:
         """Let it be called with the body alone, if that is all that it takes."""
         bare = self.batch is None and self._takes.body and self._takes.lease is None
-        bare = bare and not any(self.needs.values())
+        bare = bare and self.once is None and not any(self.needs.values())
         self.plain = self._fitted() if bare else None
 
     @property
@@ -130,6 +134,12 @@ class Handler(Generic[P, R]):
 
         ``lease``: a Lease, or for a handler of batches also what has ``bodies`` and ``leases``.
         """
+        if self.once is None:
+            return self._call(lease)
+        call = self.once.acall if self.is_async else self.once.call
+        return call(self, lease, lambda: self._call(lease))
+
+    def _call(self, lease: Any) -> Any:
         takes = self._takes
         single = isinstance(lease, Leased)
         if single:

@@ -12,6 +12,7 @@ from typing import Any
 from reliq import context
 from reliq.core import envelope as env
 from reliq.core import results
+from reliq.core.command import Command
 from reliq.core.consumer import ConsumerState
 from reliq.core.expiry import deadline_of
 from reliq.core.failure import Failure
@@ -48,14 +49,14 @@ def settle_for(
     return settle
 
 
-def done(state: ConsumerState, message: Message, value: Any) -> Settle:
-    """The settle of a message whose handler is through, and has returned this."""
-    if not state.results.are_asked(message):
+def done(state: ConsumerState, message: Message, value: Any, mark: str = "") -> Settle:
+    """The settle of a message whose handler is through, and has returned this. ``mark``: see ``Settling.ack``."""
+    if not (mark or state.results.are_asked(message)):
         return state.ack(message)
     answer = results.answer(value)
-    if (why := results.why_lost(answer)) is not None:
+    if (why := results.why_lost(answer)) is not None and state.results.are_asked(message):
         log.warning("message %s is done, but its result cannot be kept: %s", message.id, why)
-    return state.ack(message, answer)
+    return state.ack(message, answer, mark)
 
 
 def _tell(retry: Retry, message: Message, settle: Settle, error: BaseException) -> None:
@@ -114,6 +115,7 @@ class Leased:
         self._retry = retry
         self._token: Any = None
         self._result: Any = None
+        self._mark = ""
         self._settled = False
         self._since = clock()
         if message.traced:
@@ -210,6 +212,34 @@ class Leased:
         """Let another policy than the queue's decide when it fails: that of the handler that it is given to."""
         self._retry = retry
 
+    def marker(self, scope: str, key: str) -> str:
+        """Where it is written down what is known of an idempotency key of its queue."""
+        from reliq.core import idempotency
+
+        return idempotency.marker(self._state.keys, scope, key)
+
+    def entering(self, marker: str, ttl: float) -> Command:
+        """What asks whether a handler may begin with it; see ``core.idempotency.enter``."""
+        from reliq.core import idempotency
+
+        return idempotency.enter(self._state.keys, self._state.name, self._message.element, marker, ttl)
+
+    def will_be_done(self, marker: str, ttl: float) -> None:
+        """Its ack says that this idempotency key is done."""
+        self._mark = f"{round(ttl * 1000)} {marker}"
+
+    def done(self, value: Any) -> Settle:
+        """The settle of an ack, with what its handler returned."""
+        return done(self._state, self._message, value, self._mark)
+
+    def returned(self, value: Any) -> Settle | Message:
+        """The same, as a worker's loop takes it, which need not hear of a plain one."""
+        if self._mark or self._state.results.are_asked(self._message):
+            return self.done(value)
+        if self._message.traced:
+            self._message.done()
+        return self._message
+
     def answer(self, value: Any) -> None:
         """What becomes the result when it is acked, if its put asked for one."""
         self._result = value
@@ -234,7 +264,7 @@ class Leased:
     def judge(self, error: BaseException | None) -> Settle:
         """The settle for a handler's outcome; see settle_for()."""
         if error is None:
-            return done(self._state, self._message, self._result)
+            return self.done(self._result)
         return settle_for(self._state, self._message, self._retry, error)
 
     def verdict(self, error: BaseException | None) -> Settle:

@@ -23,7 +23,7 @@ from reliq.batching import Bunch, Several, each_of, settle_bunch
 from reliq.core.message import Message
 from reliq.core.pace import QUICK, Pace
 from reliq.core.verdict import describe
-from reliq.lease import Leased, done, report, settle_for
+from reliq.lease import Leased, report, settle_for
 from reliq.logging import log
 from reliq.model import clock
 from reliq.ranking import Lines
@@ -201,8 +201,7 @@ class Executor(Generic[S]):
             if isinstance(error, Exception):
                 log.error("failed after it was settled: %s", describe(error), exc_info=error)
         elif error is None:
-            is_plain = message.known is None or not message.heeded
-            state.finished.append(message if is_plain else done(state, message, result))
+            state.finished.append(message if lease is None else lease.returned(result))
         else:
             settle = settle_for(state, message, state.owner.handler_of(message).retry, error)
             report(error, settle)

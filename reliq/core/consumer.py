@@ -209,7 +209,7 @@ class ConsumerState(Preparing):
                 args += ("drop", id, key, "")
                 bodies.append(key)
         told: list[str] = []
-        if self.results:
+        if self.results or self._sent:
             for key, words in self.results.words(self._acked, self._sent):
                 args += words
                 told.append(key)

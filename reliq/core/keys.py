@@ -29,6 +29,7 @@ _TYPES: Final = {
     "session": "hash", "producers": "hash", "stats": "hash", "events": "stream", "traces": "stream",
     "lock": "hash", "seen": "string", "body": "string", "uniques": "hash", "unique": "string", "lanes": "zset",
     "schedules": "hash", "ticks": "zset", "result": "list", "progress": "string",
+    "once": "string",
 }  # fmt: skip
 
 
@@ -212,6 +213,10 @@ class Keys:
     def progress(self, id: bytes) -> str:
         """How far the handler of a message has come, as it has said last; for a time."""
         return self._of("progress:" + id.hex())
+
+    def once(self, digest: bytes) -> str:
+        """What is known of an idempotency key: which message has it in hand, or has done it."""
+        return self._of("once:" + digest.hex())
 
     def body(self, name: bytes) -> str:
         """A large body, beside the list; ``name``: the 16 bytes by which its message knows it."""

@@ -48,6 +48,8 @@ def asked(meta: env.Meta) -> int | None:
 
 def answer(value: Any) -> bytes:
     """What is kept of a value that a handler returned. It never fails: the message is done."""
+    if isinstance(value, Lost):
+        return lost(value)
     try:
         data = _PLAIN.encode({VALUE: value})
     except Exception as error:  # noqa: BLE001 - a value may raise anything when it is looked into
@@ -57,6 +59,19 @@ def answer(value: Any) -> bytes:
         limit = f"{len(data):,} bytes, and the limit is {defaults.RESULT_BYTES:,}"
         return lost(f"it is {limit}; put it into a store and return its address")
     return data
+
+
+class Lost(str):
+    """Stands for a value that could not be kept; this says why."""
+
+    __slots__ = ()
+
+
+def value(answer: bytes) -> Any:
+    """The value of an answer: Lost, if it has none."""
+    found = read(answer)
+    found = found if isinstance(found, dict) else {}
+    return found[VALUE] if VALUE in found else Lost(found.get(LOST, "nobody can read it"))
 
 
 def lost(why: str) -> bytes:
@@ -142,8 +157,14 @@ class Results:
             if message.element in self._ms:
                 yield self._kept(message.element, answer(None))
         for settle in sent:
-            if settle.message.element in self._ms:
-                yield self._kept(settle.message.element, settle.back if settle.verb == ACK else b"")
+            element, is_done = settle.message.element, settle.verb == ACK
+            if element in self._ms:
+                yield self._kept(element, settle.back if is_done else b"")
+            if is_done and settle.detail:  # its idempotency key is done, too
+                from reliq.core import idempotency
+
+                id, where = settle.message.id, str(settle.detail)
+                yield where.partition(" ")[2], ("mark", id, where, idempotency.done(id, settle.back))
         for message in list(self._reports)[:_REPORTS]:
             key = self._keys.progress(message.envelope.id)
             ms = self._ms.get(message.element, round(defaults.RESULT * 1000))

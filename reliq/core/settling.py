@@ -20,11 +20,12 @@ class Settling:
         self.finished: deque[Settle | Message] = deque()
         self._notes = count(1)
 
-    def ack(self, message: Message, answer: bytes = b"") -> Settle:
-        """Done: remove it. ``answer``: for who waits for its result."""
+    def ack(self, message: Message, answer: bytes = b"", mark: str = "") -> Settle:
+        """Done: remove it. ``answer``: for who waits for its result; ``mark``: ms and key of what then says that
+        its idempotency key is done."""
         if message.traced:
             message.done()
-        return Settle(ACK, message, answer)
+        return Settle(ACK, message, answer, mark)
 
     def retry(self, message: Message, delay: float, error: str) -> Settle:
         """Failed: come back in ``delay`` seconds, with the last failure written into the message."""

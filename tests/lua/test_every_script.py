@@ -13,7 +13,20 @@ import pytest
 import redis as redis_py
 
 import reliq.core
-from reliq.core import beside, dead, gate, lanes, ops, orders, schedule, scripts, ticks, unique, waiting
+from reliq.core import (
+    beside,
+    dead,
+    gate,
+    idempotency,
+    lanes,
+    ops,
+    orders,
+    schedule,
+    scripts,
+    ticks,
+    unique,
+    waiting,
+)
 from reliq.core import envelope as env
 from reliq.core.command import Command
 from reliq.core.explain.looks import Found
@@ -104,6 +117,7 @@ COMMANDS: dict[str, Callable[[Lab], Command]] = {
     "begin": lambda lab: unique.begin(
         lab.keys, "a", [(bytes(16), Claim("k", True)), (b"1" * 16, Claim("l", True))]
     ),
+    "enter": lambda lab: idempotency.enter(lab.keys, "a", E[1], idempotency.marker(lab.keys, "", "k"), 9),
     "put, later, beside": lambda lab: put_large(lab, ops.Due("at", 0), lab.keys.marker(bytes(16))),
     "trip": busy_trip,
     "trip, unrouted": lambda lab: lab.trip_command(
@@ -118,10 +132,11 @@ COMMANDS: dict[str, Callable[[Lab], Command]] = {
         settles=[
             ("drop", E[0][23:39].hex(), lab.keys.body(bytes(16)), ""),
             ("keep", E[0][23:39].hex(), f"9000 {lab.keys.result(E[0][23:39])}", b"\x80"),
+            ("mark", E[1][23:39].hex(), f"9000 {lab.keys.once(bytes(16))}", b"d"),
             ("report", E[2], f"9000 {lab.keys.progress(E[2][23:39])}", b"\x07"),
             ("free", E[0][23:39].hex(), "k", ""),
         ],
-        also=(lab.keys.result(E[0][23:39]), lab.keys.progress(E[2][23:39])),
+        also=(lab.keys.result(E[0][23:39]), lab.keys.once(bytes(16)), lab.keys.progress(E[2][23:39])),
     ),
     "trip, decline": lambda lab: lab.trip_command("a", 2, want=5, in_hand=4, mode="decline"),
     "trip, again": lambda lab: lab.trip_command("a", 1, want=4),
@@ -238,7 +253,14 @@ def test_wrong_type_loses_nothing(lab: Lab, name: str, idle: bool) -> None:
             assert key != lab.keys.events
             failed += 1
         # A marker, a body and a result are ours, whatever they hold.
-        ours = (":body:", ":result:", ":progress:", *([":seen:"] if name in ("discard", "revive") else []))
+        written = [":once:"] if name == "trip, drop" else []
+        ours = (
+            ":body:",
+            ":result:",
+            ":progress:",
+            *written,
+            *([":seen:"] if name in ("discard", "revive") else []),
+        )
         if not any(part in key for part in ours):
             assert lab.client.get(key) == b"foreign"
     assert failed

@@ -477,6 +477,8 @@ def _gone(search: Search) -> _Fields:
         return _cancelled(search, done)
     if last.event == "replace":
         return {**_acked(""), "why": f"{last.detail} took its place, as its put asked (unique); no handler got it"}
+    if last.event == "repeat":
+        return {**_acked(""), "why": f"{last.detail} had done the same idempotency key; no handler got it"}
     if last.event not in ("bury", "discard", "restore"):
         return _acked(f"the ledger tells of it, last {duration(search.sight.now - last.ms)} ago")
     return {

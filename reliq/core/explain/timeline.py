@@ -38,6 +38,7 @@ _TOLD: Final[dict[str, Callable[[str], str]]] = {
     ),
     "cancel": lambda word: f"cancelled: {word}" if word else "cancelled",
     "replace": lambda other: f"not handled: {other} took its place",
+    "repeat": lambda other: f"not handled: {other} had done the same idempotency key",
     "reschedule": lambda due: f"given another time: {_utc(due)}",
     "revive": lambda cause: f"put back by a person, after {cause}" if cause else "put back by a person",
     "discard": lambda cause: f"removed by a person, after {cause}" if cause else "removed by a person",

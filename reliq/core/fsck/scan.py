@@ -42,7 +42,7 @@ MOST: Final = 1000
 _BOXES: Final = 256
 #: What the keys hold whose part begins like this.
 _KINDS: Final = {"inbox:": "list", "doing:": "list", "session:": "hash", "seen:": "string", "unique:": "string",
-                 "result:": "list", "progress:": "string"}  # fmt: skip
+                 "result:": "list", "progress:": "string", "once:": "string"}  # fmt: skip
 #: Where a copy is kept rather than in the next ones: the further it is in its life.
 _FURTHER: Final = ("doing", "inbox", "ready", "later", "dead")
 

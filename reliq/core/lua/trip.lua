@@ -26,6 +26,7 @@
 --         'free'    id (hex), what it is unique by, '': likewise, with any settle, if that ends it
 --         'keep'    id (hex), ms and key of its result, the answer: likewise; if it ends otherwise than by an ack, the
 --                   answer says how
+--         'mark'    id (hex), ms and key, what to set it to: goes with an ack; not if the ack is late
 --         'report'  element, ms and key, progress: written down if it is in hand, and stays there
 -- Returns {'ok' | 'again' | 'stale' | 'dead' | 'held', server ms, reap epoch, late settles (indexes from 0),
 --   1 if elements is the whole processing list and not only what is new, 1 if suspects wait (or why nothing more
@@ -165,6 +166,12 @@ for i = 13 + acks, #ARGV, 4 do
     if not refused[element] then
       local ms, key = string.match(back, '^(%d+) (.*)$')
       keep(key, ms, ends[element] and note_of(ends[element]) or extra)
+    end
+    index = index - 1
+  elseif verb == 'mark' then
+    if not refused[element] then
+      local ms, key = string.match(back, '^(%d+) (.*)$')
+      redis.pcall('SET', key, extra, 'PX', ms)
     end
     index = index - 1
   elseif verb == 'report' then
