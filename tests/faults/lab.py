@@ -88,7 +88,7 @@ class Lab:
         self.workers: list[WorkerProcess] = []
 
     def start(self, *, url: str | None = None, supervise: bool = False, timeout: float | None = None,
-              type: str | None = None, batch: int | None = None, wait: float = 0.0,
+              type: str | None = None, batch: int | None = None, wait: float = 0.0, once: str | None = None,
               program: Sequence[str] = PROGRAM, **worker: Any) -> WorkerProcess:  # fmt: skip
         """Start a worker process (a supervisor if told so)."""
         settings = {"url": url or self.url, "prefix": self.prefix, "queue": self.queue_options}
@@ -99,6 +99,7 @@ class Lab:
             "type": type,
             "batch": batch,
             "wait": wait,
+            "once": once,
             "worker": worker,
         }
         started = WorkerProcess(settings, self.folder, program)

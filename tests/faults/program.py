@@ -42,12 +42,14 @@ def main() -> None:
         if body.get("ends"):
             record = {"n": body["n"], "id": lease.id, "pid": os.getpid(), "at": time.time(), "end": True}
             os.write(effects, (json.dumps(record) + "\n").encode())
-        return body.get("returns")
+        return f"{os.getpid()}-{time.time_ns()}" if body.get("returns") == "run" else body.get("returns")
 
     def handle_many(bodies: list[Any], leases: list[reliq.Lease]) -> None:
         for body, lease in zip(bodies, leases, strict=True):
             handle(body, lease)
 
+    if settings.get("once"):
+        handle = reliq.idempotent(key=settings["once"])(handle)
     handler: Any = queue.ack(
         handle if settings.get("batch") is None else handle_many,
         batch=settings.get("batch"),

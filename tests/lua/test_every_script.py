@@ -253,13 +253,9 @@ def test_wrong_type_loses_nothing(lab: Lab, name: str, idle: bool) -> None:
             assert key != lab.keys.events
             failed += 1
         # A marker, a body and a result are ours, whatever they hold.
-        written = [":once:"] if name == "trip, drop" else []
-        ours = (
-            ":body:",
-            ":result:",
-            ":progress:",
-            *written,
-            *([":seen:"] if name in ("discard", "revive") else []),
+        ours = [":body:", ":result:", ":progress:"]
+        ours += {"trip, drop": [":once:"], "enter": [":once:"], "discard": [":seen:"], "revive": [":seen:"]}.get(
+            name, []
         )
         if not any(part in key for part in ours):
             assert lab.client.get(key) == b"foreign"

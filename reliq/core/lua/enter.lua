@@ -7,7 +7,7 @@
 -- KEYS  1 marker of the key  2 doing of the consumer  3 what the processing lists' names begin with  4 events
 -- ARGV  1 consumer  2 the element  3 id (hex)  4 ms that the marker stays, if it is never done
 -- Returns 1 the handler may begin | {'done', id, answer}: by that one, which has left this answer
---   | {'busy', id, ''}: that one has it in hand | {'lost', '', ''}: the message is not in this consumer's hands any more
+--   | {'busy', id, ''}: that one has it in hand | {'lost', '', ''}: the message is not in these hands any more
 -- Cost  O(in hand)
 local MARKER, DOING, LISTS, EVENTS = unpack(KEYS)
 local name, element, id = ARGV[1], ARGV[2], ARGV[3]
@@ -17,7 +17,8 @@ if not redis.call('LPOS', DOING, element) then
 end
 local kind, other = string.sub(found or '', 1, 1), string.sub(found or '', 2, 33)
 if kind == 'd' then
-  redis.pcall('XADD', EVENTS, 'MAXLEN', '~', '10000', '*', 'event', 'repeat', 'id', id, 'consumer', name, 'detail', other)
+  redis.pcall('XADD', EVENTS, 'MAXLEN', '~', '10000', '*', 'event', 'repeat', 'id', id,
+    'consumer', name, 'detail', other)
   return {'done', other, string.sub(found, 34)}
 end
 if kind == 'p' and other ~= id then
