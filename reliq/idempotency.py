@@ -75,8 +75,8 @@ class Idempotent:
         """Have it called by this."""
         if handler.batch is not None:
             raise ConfigError(
-                f"{handler.name}: idempotent handlers get one message at a time: leave out batch=, or keep the keys "
-                "that are done where the effects are"
+                f"{handler.name}: idempotent handlers get one message at a time: leave out batch=, or keep the "
+                "keys that are done where the effects are"
             )
         handler.once, handler.plain = self, None
 

@@ -103,3 +103,22 @@ def many(bodies: list[Email], leases: list[reliq.Lease]) -> int:
 
 assert_type(many([{"to": "ada"}], []), int)
 q.ack(existing, batch="100")  # type: ignore[call-overload]
+
+
+@reliq.idempotent(key="to")
+@q.ack
+def once(body: Email) -> int:
+    return 1
+
+
+assert_type(once({"to": "ada"}), int)
+
+
+@q.ack
+@reliq.idempotent(key=lambda body: body["to"], ttl=60)
+def also_once(body: Email) -> int:
+    return 1
+
+
+assert_type(also_once({"to": "ada"}), int)
+reliq.idempotent("to")  # type: ignore[call-arg]  # by name only
