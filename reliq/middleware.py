@@ -37,7 +37,8 @@ class Put:
 @dataclass(frozen=True)
 class Delivery:
     """A message that is about to be handed to a handler. ``handler``: its name, module.function; ``body``: as it
-    was decoded; the rest as in ``reliq.Lease``."""
+    was decoded; the rest as in ``reliq.Lease``. For a handler of batches, ``body`` is the list of all of them, and
+    the rest is that of the first."""
 
     queue: str
     handler: str

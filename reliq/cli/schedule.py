@@ -60,6 +60,7 @@ class Listed(NamedTuple):
             "tz": found.tz,
             "catch_up": found.catch_up,
             "jitter": found.jitter,
+            "type": found.type,
             "body": body,
             "next": [time.isoformat() for time in found.next_times(times)],
         }
@@ -133,6 +134,8 @@ def _row(each: Listed, times: int) -> tuple[str, str, str, str, str]:
     when = f"every {found.every:g} s" if found.cron is None else f"{found.cron} ({found.tz})"
     if found.jitter:
         when += f" + up to {found.jitter:g} s"
+    if found.type is not None:
+        when += f", type {found.type}"
     return each.queue, each.name, when, _time(found.next_at) if found.next_at else "-", repr(found.body)
 
 
@@ -155,6 +158,7 @@ def _configure_add(parser: argparse.ArgumentParser) -> None:
     when.add_argument("--every", type=seconds, metavar="SECONDS", help="at the multiples of so many; or 15m, 2h")
     add("--tz", default="UTC", metavar="ZONE", help="time zone of --cron, as in Europe/Vienna (default: UTC)")
     add("--catch-up", choices=CATCH_UP, default="last", help="what becomes of missed ticks (default: last)")
+    add("--type", metavar="TYPE", help="of its messages: which of a worker's handlers they are for")
     add("--jitter", type=seconds, default=0.0, metavar="SECONDS", help="spread messages over so long")
 
 
@@ -177,6 +181,7 @@ def add(args: argparse.Namespace) -> int:
         tz=args.tz,
         catch_up=args.catch_up,
         jitter=args.jitter,
+        type=args.type,
     )
     if args.json:
         text.print_json(Listed(queue.name, made.name, made, "", 0).as_json(1))

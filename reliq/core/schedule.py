@@ -19,7 +19,7 @@ import msgpack
 
 from reliq import defaults
 from reliq.core import envelope as env
-from reliq.core import timing, trace
+from reliq.core import routing, timing, trace
 from reliq.core.retry import POLICY_KEY, Retry
 from reliq.core.timing import Timing
 from reliq.errors import BodyTooLarge, ConfigError, DecodeError
@@ -108,8 +108,8 @@ _GRACE: Final = round(defaults.TICK_GRACE * 1000)
 @dataclass(frozen=True)
 class Schedule:
     """A schedule as it stands in Redis: its name, ``cron`` or ``every`` (seconds), ``tz``, ``catch_up``,
-    ``jitter`` (seconds), the ``body`` of its messages, and when it ticks next by the server's clock (``next_at``,
-    in its zone; None: never again)."""
+    ``jitter`` (seconds), the ``body`` of its messages, when it ticks next by the server's clock (``next_at``, in
+    its zone; None: never again), and the ``type`` of its messages."""
 
     name: str
     cron: str | None
@@ -119,6 +119,7 @@ class Schedule:
     jitter: float
     body: Any
     next_at: datetime | None
+    type: str | None = None
 
     def next_times(self, n: int) -> list[datetime]:
         """The next ``n`` ticks, in its zone; its messages come up to ``jitter`` seconds later."""
@@ -145,6 +146,7 @@ def shown(name: str, definition: Definition, tick: int | None, body: Any) -> Sch
         jitter=definition.jitter / 1000,
         body=body,
         next_at=None if tick is None else when.time(tick),
+        type=routing.type_of(definition.meta),
     )
 
 

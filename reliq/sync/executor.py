@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 from reliq.core.message import Message, Settle
 from reliq.core.pace import Pace
@@ -15,6 +17,8 @@ from reliq.running import Board, CoroutineExecutor
 from reliq.sync.station import Station
 
 T = TypeVar("T")
+#: So long a handler that is cancelled may take to end, seconds.
+_AT_ONCE: Final = 0.05
 
 
 class AsyncExecutor(CoroutineExecutor[Station]):
@@ -53,12 +57,19 @@ class AsyncExecutor(CoroutineExecutor[Station]):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def cut_off(self) -> None:
-        """Cancel what still runs."""
-        self._loop.call_soon_threadsafe(self.cancel)
+        """Cancel what still runs, and let it come to its end, if it does so at once."""
+        cut = asyncio.run_coroutine_threadsafe(self._cut(), self._loop)
+        with suppress(concurrent.futures.TimeoutError):  # a handler blocks the event loop
+            cut.result(4 * _AT_ONCE)
+
+    async def _cut(self) -> None:
+        self.cancel()
+        if tasks := [slot.task for slot in self.slots if slot.task is not None]:
+            await asyncio.wait(tasks, timeout=_AT_ONCE)
 
     def close(self) -> None:
         """End the event loop."""
-        self._loop.call_soon_threadsafe(self._loop.call_later, 0.05, self._loop.stop)
+        self._loop.call_soon_threadsafe(self._loop.call_later, _AT_ONCE, self._loop.stop)
         self._thread.join(1.0)
         if not self._thread.is_alive():
             self._loop.close()

@@ -32,6 +32,18 @@ def test_put_peek_explain_status_doctor(commands: Commands) -> None:
         assert "NO_HANDLER" not in commands("status", "--queue", "accounts").out
 
 
+def test_a_schedule_of_a_type(commands: Commands) -> None:
+    """It is listed, and its messages have it."""
+    words = ("schedule", "add", "nightly", "1", "--queue", "accounts", "--cron", "0 3 * * *", "--type", "report")
+    assert commands(*words).status == 0
+    assert "0 3 * * * (UTC), type report" in commands("schedule", "ls").out
+    [listed] = commands("schedule", "ls", "--json").json["schedules"]
+    assert listed["type"] == "report"
+    with commands.queue("accounts") as queue:
+        [schedule] = queue.schedules()
+        assert schedule.type == "report"
+
+
 def test_wrong_type(commands: Commands) -> None:
     """Told in one line; nothing is put."""
     result = commands("put", "--queue", "accounts", "--type", "", "1")

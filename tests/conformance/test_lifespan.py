@@ -103,7 +103,10 @@ async def test_told_to_stop(sh: Shell, redis: redis_py.Redis, kind: str) -> None
     @q.ack
     async def hang(body: Any) -> None:
         begun.append(body)
-        await asyncio.sleep(60)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            begun.append((body, "cut", len(life.saw)))
 
     await sh(q.put_many(range(3)))
     worker = sh.Worker(hang, signals=False, concurrency=2, grace=0.1, lifespan=life.form(kind))
@@ -112,6 +115,7 @@ async def test_told_to_stop(sh: Shell, redis: redis_py.Redis, kind: str) -> None
     worker.stop()
     await task
     assert life.saw == [("begin", 3, 0), ("end", 3, 0)]
+    assert sorted(begun[2:]) == [(0, "cut", 1), (1, "cut", 1)]  # while it was there
 
 
 @KINDS

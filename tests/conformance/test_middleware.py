@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -158,6 +159,32 @@ async def test_around_a_handler(sh: Shell, kind: str) -> None:
     assert (delivery.attempt, delivery.deliveries, delivery.fence, len(delivery.trace_id)) == (1, 1, 1, 32)
     handler(None, 1) if kind == "with a lease" else await sh(handler(1))
     assert len(seen) == 6  # a plain call goes through none
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+async def test_around_a_handler_of_batches(sh: Shell, kind: str) -> None:
+    """Once for each batch, with all bodies; beside handlers of other types, and with what the lifespan yields."""
+    seen: list[Any] = []
+    got: list[Any] = []
+
+    def plain(bodies: list[int], leases: Any, *, store: reliq.Dependency[list[Any]]) -> None:
+        store.append((bodies, [lease.type for lease in leases]))
+
+    async def coroutine(bodies: list[int], leases: Any, *, store: reliq.Dependency[list[Any]]) -> None:
+        store.append((bodies, [lease.type for lease in leases]))
+
+    q = sh.queue(middleware=[Notes("queue", seen)])
+    many = q.ack(plain if kind == "plain" else coroutine, type="many", batch=10)
+    other = q.ack(lambda body: got.append(body), type="one")
+    ids = await sh(q.put_many([1, 2, 3], type="many"))
+    await sh(q.put(4, type="one"))
+    seen.clear()
+    await run(sh, many, other, lifespan=lambda: contextlib.nullcontext({"store": got}))
+    assert sorted(got, key=str) == [([1, 2, 3], ["many"] * 3), 4]
+    deliveries = [each[2] for each in seen if each[1] == "in"]
+    assert sorted((d.type, d.body) for d in deliveries) == [("many", [1, 2, 3]), ("one", 4)]
+    assert {d.id for d in deliveries if d.type == "many"} == {ids[0]}
+    assert sum(await sh(q.size())) == 0
 
 
 @pytest.mark.parametrize("kind", ["plain", "coroutine"])

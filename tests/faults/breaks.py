@@ -126,9 +126,9 @@ def put_is_a_bare_lpush() -> None:
     """A put that got no answer is sent again, and nothing tells the server that it is a repeat."""
     send = Queue._send
 
-    def pushes(self: Queue, ids: list[bytes], elements: Any, due: ops.Due, *more: Any) -> Any:
+    def pushes(self: Queue, ids: list[bytes], elements: Any, due: ops.Due, *more: Any, **named: Any) -> Any:
         if due.how != "ready":
-            return send(self, ids, elements, due, *more)
+            return send(self, ids, elements, due, *more, **named)
         self.links.insist(Command("LPUSH", (self.options.keys.ready,), tuple(elements), idempotent=True))
         return receipts(ids)
 
@@ -140,11 +140,11 @@ def unknown_counts_as_refused() -> None:
     """A put that got no answer is reported as not executed."""
     send = Queue._send
 
-    def denies(self: Queue, *args: Any) -> Any:
+    def denies(self: Queue, *args: Any, **named: Any) -> Any:
         insist = self.links.insist
         self.links.insist = self.links.run  # type: ignore[method-assign]
         try:
-            return send(self, *args)
+            return send(self, *args, **named)
         except OutcomeUnknown as error:
             raise Unavailable(str(error)) from error
         finally:
