@@ -12,12 +12,13 @@ import logging
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from reliq.ack import Handler
 from reliq.core.message import BURY, Message, Settle
 from reliq.core.verdict import describe
-from reliq.errors import BatchFailed, DecodeError
+from reliq.errors import BatchFailed
 from reliq.lease import Leased, done, report, settle_for
 from reliq.logging import log
 from reliq.model import clock
@@ -173,7 +174,7 @@ class Several:
         for message in bunch.messages:
             try:
                 self.bodies.append(message.body if fit is None else fit(message.body))
-            except DecodeError as error:
+            except Exception as error:  # noqa: BLE001 - the class is the user's code, like the handler
                 settle = settle_for(message.state, message, handler.retry, error)
                 report(error, settle)
                 message.state.finished.append(settle)
@@ -206,7 +207,7 @@ def settle_bunch(
             continue
         told = trace or traces.get(id(reason))
         if told is None:
-            told = traces[id(reason)] = "".join(traceback.format_exception(reason))
+            told = traces[id(reason)] = _formatted(reason)
         failed.append(settle_for(state, message, retry, reason, told))
     state.finished.extend(failed)
     if isinstance(error, Exception) and not left:
@@ -214,6 +215,12 @@ def settle_bunch(
     if failed:
         _tell(bunch, failed, errors)
     return failed
+
+
+def _formatted(error: BaseException) -> str:
+    with suppress(Exception):  # its class is the user's code
+        return "".join(traceback.format_exception(error))
+    return ""
 
 
 def _results(bunch: Bunch, result: Any) -> list[Any]:

@@ -347,8 +347,8 @@ class Working(Generic[S]):
 
     def _hurries(self, station: S) -> bool:
         """Whether nothing is to be waited for: no more will come, or a suspect wants to be alone."""
-        ends = self.leave_by is not None or (self._until_empty and not station.may_have_more)
-        return bool(ends or self._suspects or station.state.suspects_wait)
+        ends = self.is_quiet or self.leave_by is not None or (self._until_empty and not station.may_have_more)
+        return bool(ends or station.state.shut or self._suspects or station.state.suspects_wait)
 
     def look_in(self, now: float) -> float | None:
         """Seconds after which to look whether what waits for something else than a slot may start; None: there is

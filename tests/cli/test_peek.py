@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from uuid import UUID
 
 import pytest
 import redis as redis_py
@@ -237,3 +239,25 @@ def test_a_search_is_bounded(commands: Commands, monkeypatch: pytest.MonkeyPatch
         queue.put_many(range(500))
     looked = commands("peek", "--json", "--where", "x=1").json["looked"]
     assert looked == [{"state": "ready", "looked": 200, "of": 500, "whole": False}]
+
+
+def test_bodies_of_all_types(commands: Commands) -> None:
+    """Times, UUIDs, decimal numbers and sets are text and lists, also as conditions; what is compressed says so."""
+    body = {
+        "id": UUID(int=17),
+        "price": Decimal("1.10"),
+        "day": date(2030, 1, 2),
+        "tags": {"b", "a"},
+        "x": "y" * 5000,
+    }
+    with commands.queue("emails", compress="zstd") as queue:
+        queue.put(body)
+        queue.put({"id": UUID(int=18)})
+    out = commands("peek", "--queue", "emails", "--where", f"id={UUID(int=17)}", "--full").out
+    assert '"price": "1.10", "day": "2030-01-02", "tags": ["a", "b"]' in out
+    assert "compressed with zstd" in out
+    assert str(UUID(int=18)) not in out
+    [shown] = commands("peek", "--queue", "emails", "--where", "day=2030-01-02", "--full", "--json").json[
+        "messages"
+    ]
+    assert (shown["body"]["id"], shown["body"]["tags"]) == (str(UUID(int=17)), ["a", "b"])

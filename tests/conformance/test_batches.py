@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -472,3 +473,79 @@ async def test_results_and_middleware(sh: Shell, kind: str) -> None:
     await run(sh, queue.ack(double if kind == "plain" else coroutine, batch=3))
     assert [await sh(receipt.result(5)) for receipt in receipts] == [0, 2, "its own"]
     assert Around.seen == [(receipts[0], [0, 1, 2])]
+
+
+@KINDS
+async def test_dependencies(sh: Shell, kind: str) -> None:
+    """Go to handlers of batches as to others."""
+    queue, seen = sh.queue(), list[Any]()
+
+    def plain(bodies: Any, leases: Any, *, factor: reliq.Dependency[int]) -> None:
+        seen.extend(factor * body for body in bodies)
+
+    async def coroutine(bodies: Any, *, factor: reliq.Dependency[int]) -> None:
+        seen.extend(factor * body for body in bodies)
+
+    await sh(queue.put_many(range(3)))
+    handler = queue.ack(plain if kind == "plain" else coroutine, batch=3)
+    await run(sh, handler, lifespan=lambda: contextlib.nullcontext({"factor": 10}))
+    assert seen == [0, 10, 20]
+
+
+async def test_ordering_keys(sh: Shell) -> None:
+    """At most one of each key in a list, and each key in order."""
+    queue, lists = sh.queue(), list[list[Any]]()
+    for n in range(8):
+        for key in "abc":
+            await sh(queue.put((key, n), ordering_key=key))
+    await run(sh, queue.ack(lambda bodies: lists.append(bodies), batch=10), concurrency=2)
+    assert all(len({key for key, _ in bodies}) == len(bodies) for bodies in lists)
+    for wanted in "abc":
+        assert [n for bodies in lists for key, n in bodies if key == wanted] == list(range(8))
+
+
+@pytest.mark.parametrize("how", ["limit", "pause", "quiet"])
+async def test_what_gathers_does_not_wait_for_what_cannot_come(sh: Shell, how: str) -> None:
+    """A limit below the size of a batch is reached, the queue is paused, the worker claims no more."""
+    queue, lists = sh.queue(), list[list[Any]]()
+    if how == "limit":
+        await sh(queue.limit(concurrency=3))
+    await sh(queue.put_many(range(3)))
+    worker = sh.Worker(queue.ack(lambda bodies: lists.append(bodies), batch=10, wait=600.0))
+    task = sh.start(worker.run)
+    try:
+        for _ in range(1000):
+            if (await sh(queue.size())).doing == 3:
+                break
+            await asyncio.sleep(0.02)
+        if how == "limit":
+            await sh(queue.put(3))
+        elif how == "pause":
+            await sh(queue.pause())
+            await sh(queue.put(3))
+        else:
+            loop = worker._loop if sh.name == "aio" else worker._stop.__self__
+            loop.be_quiet()
+            loop.wake()
+        assert await until(lambda: lists and lists[0] == [0, 1, 2], seconds=20)
+    finally:
+        worker.stop()
+        await task
+
+
+async def test_a_class_that_fails_on_a_body(sh: Shell, redis: redis_py.Redis) -> None:
+    """With more than that it does not fit: that one message has failed, by the policy."""
+    queue, lists = sh.queue(), list[list[Any]]()
+    await sh(queue.put_many([{"n": 1}, {"n": 2}]))
+    handler = queue.ack(_annotated(lambda bodies: lists.append(bodies)), batch=10, retry=reliq.Retry(attempts=1))
+
+    def fit(body: Any) -> Any:
+        if body["n"] == 1:
+            raise OSError("the class wants a file")
+        return body
+
+    handler.fit = fit
+    await run(sh, handler)
+    assert lists == [[{"n": 2}]]
+    [(note, _)] = dead_letters(redis, queue)
+    assert (note["cause"], note["error"]) == ("ATTEMPTS", "OSError: the class wants a file")

@@ -269,3 +269,17 @@ def test_only_one_method(sh: Shell) -> None:
     for wrong in ("gzip", True, ""):
         with pytest.raises(ConfigError, match="'zstd', or None"):
             sh.queue(compress=wrong)
+
+
+async def test_compressed_in_the_exclusive_mode(sh: Shell) -> None:
+    """Batches have the same bodies, compressed or not, beside the list or in it."""
+    queue = sh.queue(compress="zstd", claim_check=2048)
+    both = {"text": LONG["text"] * 50, **NOISE}
+    await sh(queue.put_many([BODY, LONG, both]))
+    async with sh.open(queue.exclusive(until_empty=True)) as holder:
+        bodies = []
+        async for batch in sh.each(holder):
+            async with sh.open(batch):
+                bodies += batch.bodies
+    assert bodies == [BODY, LONG, both]
+    assert await sh(queue.size()) == (0, 0, 0, 0)
