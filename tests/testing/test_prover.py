@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -328,6 +329,34 @@ def test_dependencies(proof: Prove) -> None:
     found = proof(Sample(handle.bind(store=world), ["a", "b"], lambda: world, world.clear))
     assert found.ok
     assert found.schedules > 5
+
+
+def test_batches(proof: Prove) -> None:
+    """A handler that takes a list gets lists of one."""
+    hits: list[Any] = []
+    queue = reliq.Queue("orders", "redis://127.0.0.1:1/0")
+
+    @queue.ack(batch=10)
+    def handle(bodies: list[Any]) -> None:
+        hits.extend(bodies)
+
+    found = proof(Sample(handle, ["a", "b"], lambda: hits, hits.clear))
+    assert samples.TWICE in {each.kind for each in found.findings}
+
+
+def test_coroutine_in_one_thread(proof: Prove) -> None:
+    """A coroutine that cannot run in another thread: what can be tried is tried, and the rest is told."""
+    world: dict[str, int] = {}
+    here = threading.get_ident()
+
+    async def handle(body: str) -> None:
+        if threading.get_ident() != here:
+            raise RuntimeError("not my thread")
+        world[body] = world.get(body, 0) + 1
+
+    found = proof(Sample(handle, ["a", "b"], lambda: world, world.clear))
+    assert {each.kind for each in found.findings} == {samples.TWICE, samples.KILLED}
+    assert "none was tried" in str(found)
 
 
 async def test_nothing_is_left(proof: Prove, server: RedisServer) -> None:

@@ -30,7 +30,7 @@ class Killed(BaseException):
 class Actor:
     """``on_settle`` is called before each settle, and may raise Killed."""
 
-    def __init__(self, queue: Queue, function: Callable[..., Any], name: str) -> None:
+    def __init__(self, queue: Queue, handler: Handler[..., Any], name: str) -> None:
         self.queue, self.name = queue, name
         self.engine = Engine(queue, who=f"prover {name}")
         self.state = self.engine.state
@@ -38,8 +38,9 @@ class Actor:
         self.raised: BaseException | None = None
         self.settled: Settle | None = None
         self.on_settle: Callable[[], None] = lambda: None
-        self._handler = Handler(queue, function, retry=_POLICY)
-        self._noting = self._handler.around(self._note_raised)
+        self._handler = handler
+        self._noting = handler.around(self._note_raised)
+        self._noting.retry = _POLICY
 
     def _note_raised(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Remember what the handler raises."""

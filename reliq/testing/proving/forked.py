@@ -111,7 +111,7 @@ class ForkedPlay(Play):
 
     def _live(self, name: str, tell: Tell) -> None:
         self._tell = tell
-        actor = Actor(self._queue, self._function, name)
+        actor = Actor(self._queue, self._handler, name)
         lease = actor.claim()
         if lease is None:
             tell(nothing=True)

@@ -10,6 +10,7 @@ from itertools import count
 from types import CodeType, FrameType
 from typing import Any, Final
 
+from reliq.ack import Handler
 from reliq.core.command import Command
 from reliq.core.dead import LetterWalk
 from reliq.core.verdict import describe
@@ -40,7 +41,7 @@ class Play:
     def __init__(
         self,
         queue: Queue,
-        function: Callable[..., Any],
+        handler: Handler[..., Any],
         codes: frozenset[CodeType],
         schedule: Schedule,
         elements: dict[int, bytes],
@@ -48,7 +49,7 @@ class Play:
         patience: float,
         one_thread: bool,
     ) -> None:
-        self._queue, self._function, self._codes, self._schedule = queue, function, codes, schedule
+        self._queue, self._handler, self._codes, self._schedule = queue, handler, codes, schedule
         self._elements, self._patience, self._one_thread = elements, patience, one_thread
         self._numbers = {element[23:39].hex(): number for number, element in elements.items()}
         self._names = (f"{chr(65 + n % 26)}{n // 26 or ''}" for n in count())
@@ -91,7 +92,7 @@ class Play:
         actor.leave()
 
     def _actor(self) -> Actor:
-        return Actor(self._queue, self._function, self._name())
+        return Actor(self._queue, self._handler, self._name())
 
     def _name(self) -> str:
         with self._lock:

@@ -32,10 +32,11 @@ from reliq.testing.proving.schedules import Schedule, Stop
 from reliq.testing.proving.stops import codes_of
 
 _MOST_BODIES: Final = 20
-#: Another consumer has at least so many seconds while one is stopped, and so many times what a delivery took
-#: alone.
-_PATIENCE: Final = 0.1
+#: Another consumer has so many times what a delivery took alone while one is stopped, and so many seconds at least
+#: and at most: where it waits for a lock of the other, each schedule takes that long.
 _TIMES: Final = 10
+_PATIENCE: Final = 0.1
+_MOST_PATIENCE: Final = 1.0
 
 
 class Outcome(NamedTuple):
@@ -60,9 +61,8 @@ class Stage:
         inside: Sequence[Any],
         processes: bool,
     ) -> None:
-        self._queue, self._function = queue, handler.function
+        self._queue, self._handler = queue, handler
         self._effects, self._reset = effects, reset
-        self._is_async = handler.is_async
         self._codes = codes_of([handler.function, *inside])
         self._elements = {n: queue.options.element(body, f"body {n}")[1] for n, body in enumerate(bodies, 1)}
         self._prefixes = (f"{queue.options.keys.prefix}-{n}" for n in count())
@@ -74,15 +74,18 @@ class Stage:
         self.kind: type[Play] = ForkedPlay if processes else Play
         self.played = 0
         self.paths: dict[int, list[Stop]] = {}
+        #: Kinds of schedules that cannot be played with it.
+        self.leaves_out: set[str] = set()
+        _called(reset)
+        self.before = self._snapshot()
 
     def look(self) -> None:
         """The reference: once in another thread, as a worker would do (or in processes), and once here."""
-        self._reset_world()
-        self.before = self._snapshot()
         plain = schedules.reference(sorted(self._elements))
         began = time.monotonic()
         elsewhere = self.play(plain, elsewhere=True)
-        self._patience = max(_PATIENCE, _TIMES * (time.monotonic() - began) / len(self._elements))
+        usual = (time.monotonic() - began) / len(self._elements)
+        self._patience = min(max(_PATIENCE, _TIMES * usual), _MOST_PATIENCE)
         here = self.play(plain, here=True)
         for number, error in here.raised[:1]:
             raise Unprovable(f"{self.name} fails by itself, at body {number}: {error!r}") from error
@@ -91,6 +94,9 @@ class Stage:
         elif elsewhere.raised:
             raised, elsewhere, self._one_thread = elsewhere.raised[0][1], here, True
             self.notes.append(f"it cannot run in another thread ({raised!r:.100}), as workers do")
+            if self._handler.is_async:
+                self.leaves_out = {schedules.LOSE, schedules.OVERLAP}
+                self.notes.append("so no other consumer can come in while it is stopped, and none was tried")
         if not same(here.effects, elsewhere.effects, ordered=True):
             raise Unprovable(
                 f"{self.name}: the effects of two runs without any fault are not the same; leave out what "
@@ -114,14 +120,14 @@ class Stage:
     def play(self, schedule: Schedule, *, elsewhere: bool = False, here: bool = False) -> Outcome:
         """In a world as new. ``elsewhere``: in another thread; ``here``: in this process, whatever is asked
         for."""
-        self._reset_world()
-        if hasattr(self, "before") and not same(self.before, now := self._snapshot(), ordered=False):
+        _called(self._reset)
+        if not same(self.before, now := self._snapshot(), ordered=False):
             raise Unprovable(
                 f"reset() does not make the world as new: it is {now!r:.200}, was {self.before!r:.200}"
             )
         play = (Play if here else self.kind)(
             self._fresh_queue(),
-            self._function,
+            self._handler,
             self._codes,
             schedule,
             self._elements,
@@ -153,9 +159,6 @@ class Stage:
     def _snapshot(self) -> Any:
         return copy.deepcopy(_called(self._effects))
 
-    def _reset_world(self) -> None:
-        _called(self._reset)
-
 
 @contextmanager
 def stage_for(
@@ -174,7 +177,7 @@ def stage_for(
         raise ConfigError("prove(processes=True): this system cannot fork; leave it away")
     url = url or url_in(lambda: None)
     queue = _queue_like(handler.queue if isinstance(handler, Handler) else None, url)
-    made = Handler(queue, handler.function if isinstance(handler, Handler) else handler)
+    made = handler if isinstance(handler, Handler) else Handler(queue, handler)
     _check_loop(made.is_async, effects, reset)
     made_stage = Stage(queue, made, bodies, effects, reset, inside, processes)
     log = logging.getLogger("reliq")
