@@ -179,7 +179,7 @@ class Held:
 
     @property
     def messages(self) -> list[Item]:
-        """Its messages, in order: .body .id .attempt .deliveries .losses .fence .trace_id, and .bury(reason)."""
+        """Its messages, in order: .body .id .type .attempt .deliveries .losses .fence .trace_id, .bury(reason)."""
         return self._taken.items
 
     @property
@@ -285,6 +285,7 @@ class Holding:
             max_losses=options.max_losses,
             who=f"{who} exclusive",
         )
+        self.state.route = options.route
         self.retry = options.retry
         self._options = options
         self._most, self._until_empty, self._patient_for = batch, until_empty, wait

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from reliq import defaults
-from reliq.core import beside, expiry, results, scripts, unique
+from reliq.core import beside, expiry, results, routing, scripts, unique
 from reliq.core import envelope as env
 from reliq.core.codec import Codec, decode
 from reliq.core.command import Arg, Command, Flow
@@ -130,6 +130,12 @@ class Item:
         return self.envelope.fence
 
     @property
+    def type(self) -> str | None:
+        """Its type, as ``put(type=)`` or the queue's ``route`` says; None: it has none."""
+        said = routing.type_of(self.envelope.meta)
+        return routing.type_by(self._hold.route, self.body) if said is None else said
+
+    @property
     def trace_id(self) -> str:
         """32 hex digits: the trace id at the put, or the message's own id if there was none."""
         carried = self.envelope.meta.get("t")
@@ -222,6 +228,8 @@ class Hold:
     ) -> None:
         self.keys, self.name, self.lease, self.who = keys, name, lease, who
         self.max_losses = max_losses
+        #: What tells the type of a body whose message does not carry one.
+        self.route: routing.Rule | None = None
         self.fence = 0
         self.doubt = Doubt()
         #: Whether the server has said that it is not ours (any more).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import reliq
 from tests.cli.conftest import Commands
 from tests.cli.doctoring import found
@@ -30,6 +32,35 @@ def test_put_peek_explain_status_doctor(commands: Commands) -> None:
         assert "messages of type 'new' go back" in str(finding)
         assert queue.purge() == 3
         assert "NO_HANDLER" not in commands("status", "--queue", "accounts").out
+
+
+def test_all_handlers_of_a_module(commands: Commands, tmp_path: Path) -> None:
+    """A worker for a module runs its handlers of every type; two of one type are told, by their names."""
+    (tmp_path / "shop.py").write_text(
+        "import reliq\n"
+        "q = reliq.Queue('accounts')\n"
+        "def note(what):\n"
+        "    with open('effects', 'a') as file:\n"
+        "        file.write(what + '\\n')\n"
+        "@q.ack(type='a')\n"
+        "def first(body): note(f'first {body}')\n"
+        "@q.ack(type='b')\n"
+        "async def second(body): note(f'second {body}')\n"
+        "@q.ack\n"
+        "def others(body): note(f'others {body}')\n"
+    )
+    with commands.queue("accounts") as queue:
+        for number, kind in enumerate(("a", "b", "c", None)):
+            queue.put(number, type=kind)
+    result = commands.process("worker", "shop", "--burst")
+    assert result.status == 0, result.err
+    assert sorted((tmp_path / "effects").read_text().split("\n")[:-1]) == [
+        "first 0", "others 2", "others 3", "second 1",
+    ]  # fmt: skip
+    (tmp_path / "twice.py").write_text("from shop import *\n@q.ack(type='a')\ndef again(body): pass\n")
+    result = commands.process("worker", "twice")
+    assert result.status == 2
+    assert "two handlers for messages of type 'a' in queue 'accounts': shop.first and twice.again" in result.err
 
 
 def test_a_schedule_of_a_type(commands: Commands) -> None:

@@ -204,6 +204,18 @@ async def test_raw_messages_are_routed_by_their_bodies(sh: Shell, redis: redis_p
         await sh(lease.ack())
 
 
+async def test_an_exclusive_holder_sees_the_type(sh: Shell, redis: redis_py.Redis) -> None:
+    """Of each message of a batch; what is to be done with it is up to the holder."""
+    q, seen = sh.queue(route="kind"), []
+    await sh(q.put({"kind": "a"}, type="b"))
+    redis.lpush(q.options.keys.ready, json.dumps({"kind": "a"}), json.dumps({}))
+    async with sh.open(q.exclusive(until_empty=True)) as holder:
+        async for batch in sh.each(holder):
+            async with sh.open(batch):
+                seen += [message.type for message in batch.messages]
+    assert seen == ["b", "a", None]
+
+
 async def test_a_rule_that_fails(sh: Shell, redis: redis_py.Redis, caplog: pytest.LogCaptureFixture) -> None:
     """Is treated as the handler's failure, by the policy of the queue."""
     q, seen = sh.queue(route=by_kind, retry=reliq.Retry(attempts=1)), []
