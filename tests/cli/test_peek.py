@@ -242,7 +242,7 @@ def test_a_search_is_bounded(commands: Commands, monkeypatch: pytest.MonkeyPatch
 
 
 def test_bodies_of_all_types(commands: Commands) -> None:
-    """Times, UUIDs, decimal numbers and sets are text and lists, also as conditions; what is compressed says so."""
+    """Times, UUIDs, decimal numbers and sets are text and lists, also as conditions; compressed ones say so."""
     body = {
         "id": UUID(int=17),
         "price": Decimal("1.10"),

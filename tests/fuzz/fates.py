@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 import msgpack
+import zstandard
 
 from tests.fuzz.mutants import COUNTERS, IMMUTABLE, MAGIC, META
 
@@ -82,7 +87,39 @@ def verdict(element: bytes, codec: str | None) -> tuple[str, Any]:
     if not isinstance(meta, dict):
         return "BAD_META", None
     name = raw_codec if meta.get("r") else meta.get("c", "msgpack")
-    return _decoded(MESSAGE, element[META + reader.tell() :], name)
+    data = element[META + reader.tell() :]
+    if "z" in meta:
+        try:
+            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=2**26, allow_extra_data=False)
+        except Exception:
+            return "UNDECODABLE", None
+        if meta["z"] != "zstd" or len(data) > 2**26:
+            return "UNDECODABLE", None
+    return _decoded(MESSAGE, data, name)
+
+
+_READERS: Final[dict[int, Callable[[str], Any]]] = {
+    100: date.fromisoformat,
+    101: datetime.fromisoformat,
+    102: time.fromisoformat,
+    103: lambda text: timedelta(microseconds=int(Decimal(text) * 1_000_000)),
+    105: Decimal,
+}
+
+
+def _extension(code: int, data: bytes) -> Any:
+    """As the table in wire.md has them."""
+    if not 100 <= code <= 111:
+        return msgpack.ExtType(code, data)
+    if code in (106, 107):
+        members = msgpack.unpackb(data, use_list=False, timestamp=3, strict_map_key=False, ext_hook=_extension)
+        assert isinstance(members, tuple)
+        return {106: set, 107: frozenset}[code](members)
+    if code == 104:
+        return UUID(bytes=data)
+    found = _READERS[code](data.decode("ascii"))
+    assert code != 101 or found.tzinfo is None
+    return found
 
 
 def _decoded(end: str, data: bytes, codec: Any) -> tuple[str, Any]:
@@ -90,7 +127,7 @@ def _decoded(end: str, data: bytes, codec: Any) -> tuple[str, Any]:
         if codec == "json":
             return end, json.loads(data)
         if codec == "msgpack":
-            return end, msgpack.unpackb(data, timestamp=3, strict_map_key=False)
+            return end, msgpack.unpackb(data, timestamp=3, strict_map_key=False, ext_hook=_extension)
     except Exception:
         return "UNDECODABLE", None
     return (end, data) if codec == "bytes" else ("UNDECODABLE", None)

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any, Final, NamedTuple
 
 import msgpack
+import zstandard
 
 #: Written down here once more, from wire.md: what the code under test believes must not decide what it is given.
 MAGIC: Final = b"\xc1rlq"
@@ -41,16 +42,26 @@ _BODIES: Final[tuple[Any, ...]] = (
     "grüße " * 9,
     2**63,
     None,
+    [msgpack.ExtType(100, b"2030-01-02"), msgpack.ExtType(104, bytes(16)), msgpack.ExtType(105, b"1.10")],
+    {"set": msgpack.ExtType(106, b"\x92\x01\xa1a"), "later": msgpack.ExtType(111, b"")},
 )
+
+
+def _json(body: Any) -> bytes:
+    return json.dumps(body, default=repr).encode()
+
+
 _METAS: Final[tuple[tuple[dict[str, Any], Callable[[Any], bytes]], ...]] = (
     ({}, msgpack.packb),
     ({"t": "4bf92f3577b34da6a3ce929d0e0e4736", "zz": [1, {"a": None}]}, msgpack.packb),
-    ({"c": "json", "p": 1_700_000_000_000}, lambda body: json.dumps(body).encode()),
+    ({"c": "json", "p": 1_700_000_000_000}, _json),
     ({"c": "bytes", "t": 7}, msgpack.packb),
     ({"c": "msgpack", "p": -(2**63)}, msgpack.packb),
     ({"c": "foreign"}, msgpack.packb),
+    ({"z": "zstd"}, lambda body: zstandard.compress(msgpack.packb(body))),
+    ({"z": "zstd", "c": "json"}, msgpack.packb),
     ({"c": ["json"], "e": {"not": "a text"}}, msgpack.packb),
-    ({"r": True, "e": "ValueError: no"}, lambda body: json.dumps(body).encode()),
+    ({"r": True, "e": "ValueError: no"}, _json),
 )
 
 
