@@ -28,6 +28,7 @@ from reliq.core.retry import POLICY_KEY, Retry
 from reliq.errors import ConfigError, DecodeError, OutcomeUnknown, PutManyError, Refused
 
 if TYPE_CHECKING:
+    from reliq.core.lanes import Lane
     from reliq.core.schedule import Definition, Schedule
     from reliq.core.unique import Unique
     from reliq.core.waiting import Caller
@@ -239,12 +240,12 @@ def extra(
     retry: Retry | None = None,
     expires: float | datetime | None = None,
     only: Unique | None = None,
-    ordering_key: str | None = None,
+    lane: Lane | None = None,
     type: str | None = None,
     result: float | bool = False,
 ) -> env.Meta:
     """What a message carries of the words of its put; ConfigError if that is no policy, or cannot travel."""
-    if retry is None and expires is None and ordering_key is None and type is None and result is False:
+    if retry is None and expires is None and lane is None and type is None and result is False:
         return PLAIN if only is None else only.meta
     meta: env.Meta = {} if only is None else dict(only.meta)
     if type is not None:
@@ -261,11 +262,18 @@ def extra(
         if not isinstance(retry, Retry):
             raise ConfigError(f"put(retry={retry!r}): pass a reliq.Retry(attempts=, wait=, max_age=)")
         meta[POLICY_KEY] = retry.packed()
-    if ordering_key is not None:
-        from reliq.core import lanes
-
-        meta[lanes.KEY] = lanes.check(ordering_key)
+    if lane is not None:
+        meta |= lane.meta
     return meta
+
+
+def lane(ordering_key: str | None, tenant: str | None) -> Lane | None:
+    """Behind which others a message waits, as its put says; None: behind all."""
+    if ordering_key is None and tenant is None:
+        return None
+    from reliq.core.lanes import Lane
+
+    return Lane.checked(ordering_key, tenant)
 
 
 def _deadline(expires: object) -> int:
@@ -601,14 +609,14 @@ class Producer:
         confirm: Confirm,
         only: Only | None = None,
         *,
-        ordered: bool = False,
+        lane: Lane | None = None,
     ) -> Command:
         """The next of the series."""
         self.sequence += 1
-        is_plain = due is NOW and not (marker or ordered) and confirm is NOTHING and only is None
+        is_plain = due is NOW and not (marker or lane) and confirm is NOTHING and only is None
         if is_plain and len(elements) == 1 and not isinstance(elements[0], Beside):
             return self._series.put(self.sequence, elements[0])
-        return put(self.keys, self.name, self.sequence, elements, due, marker, confirm, only=only, ordered=ordered)
+        return put(self.keys, self.name, self.sequence, elements, due, marker, confirm, only=only, lane=lane)
 
 
 class Producers:

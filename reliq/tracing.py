@@ -11,6 +11,7 @@ from reliq.core import envelope as env
 from reliq.core import trace
 from reliq.core.command import Command
 from reliq.core.keys import Keys
+from reliq.core.lanes import Lane
 from reliq.core.ops import Confirm, Due, Only, put
 from reliq.model import PLAIN, Producer, Producers, QueueOptions, host_name, program
 
@@ -66,12 +67,12 @@ class TracingProducer(Producer):
         confirm: Confirm,
         only: Only | None = None,
         *,
-        ordered: bool = False,
+        lane: Lane | None = None,
     ) -> Command:
         ids = (element[env.CHECKED_FROM : env.META_FROM] for element in elements)
         traced = [id for id in ids if trace.sampled(id, self.share)]
         if not traced:
-            return super().put(elements, due, marker, confirm, only, ordered=ordered)
+            return super().put(elements, due, marker, confirm, only, lane=lane)
         self.sequence += 1
         told = trace.Told(f"{host_name()}:{os.getpid()}", program(), traced)
-        return put(self.keys, self.name, self.sequence, elements, due, marker, confirm, told, only, ordered)
+        return put(self.keys, self.name, self.sequence, elements, due, marker, confirm, told, only, lane)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from reliq.aio.exclusive import Exclusive
     from reliq.core.explain import Explanation
     from reliq.core.gate import Gate
+    from reliq.core.lanes import Lane
     from reliq.core.routing import Rule
     from reliq.core.schedule import Schedule
     from reliq.core.unique import Unique
@@ -170,6 +171,7 @@ class Queue:
         expires: float | datetime | None = None,
         unique: Unique | str | None = None,
         ordering_key: str | None = None,
+        tenant: str | None = None,
         result: float | bool = False,
         priority: str | None = None,
         type: str | None = None,
@@ -190,6 +192,8 @@ class Queue:
         then it is the id of the message that is there.
         ``ordering_key``: messages with the same one are handled one at a time, in the order of their puts, over
         all workers; one that failed is tried again before the next begins.
+        ``tenant``: whose it is, a text: while several have something ready, each gets as much as the others,
+        however much it has put, and no more than ``limit(tenant_…)`` says.
         ``id``: a text of your own; the same id within an hour adds no second copy, from any process.
         ``result``: so many seconds (True: an hour) what its handler returns is kept, once it is done;
         ``receipt.result()`` waits for that, and ``queue.result`` with the id alone, from any process.
@@ -202,16 +206,15 @@ class Queue:
         """
         to = self if priority is None else self.level(priority)
         only = model.unique(unique)
-        said = model.extra(retry, expires, only, ordering_key, type, result)
+        lane = model.lane(ordering_key, tenant)
+        said = model.extra(retry, expires, only, lane, type, result)
         raw_id, element = to.options.element(body, id, said)
         due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
-        if due is ops.NOW and confirm is ops.NOTHING and id is None and only is None and ordering_key is None:
+        if due is ops.NOW and confirm is ops.NOTHING and id is None and only is None and lane is None:
             receipt = await to._gathered().put(raw_id, element)
             return model.awaited(receipt, to) if result else receipt
         claim = None if only is None else only.only(to.options.keys, raw_id)
-        [receipt] = await to._send(
-            [raw_id], [element], due, to.options.marker(id), confirm, claim, ordered=ordering_key is not None
-        )
+        [receipt] = await to._send([raw_id], [element], due, to.options.marker(id), confirm, claim, lane=lane)
         return model.awaited(receipt, to) if result else receipt
 
     def _gathered(self) -> Puts:
@@ -236,6 +239,7 @@ class Queue:
         retry: Retry | None = None,
         expires: float | datetime | None = None,
         ordering_key: str | None = None,
+        tenant: str | None = None,
         result: float | bool = False,
         priority: str | None = None,
         type: str | None = None,
@@ -243,21 +247,22 @@ class Queue:
         fsync: bool = False,
     ) -> list[str]:
         """Accept many messages, in order; returns their ids. One round trip per 1,000 or 256 kB, each confirmed
-        as ``replicas`` and ``fsync`` say; all of one ``priority``, ``ordering_key`` and ``type``, with ``result``
-        as in ``put``. The ids are receipts, as that of ``put``.
+        as ``replicas`` and ``fsync`` say; all of one ``priority``, ``ordering_key``, ``tenant`` and ``type``, with
+        ``result`` as in ``put``. The ids are receipts, as that of ``put``.
 
         Raises PutManyError, which lists what was accepted, refused and unknown, if it goes through in part.
         """
         to = self if priority is None else self.level(priority)
         due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
         receipts: list[str] = []
-        extra = model.extra(retry, expires, ordering_key=ordering_key, type=type, result=result)
+        lane = model.lane(ordering_key, tenant)
+        extra = model.extra(retry, expires, lane=lane, type=type, result=result)
         ids, elements = to.options.elements(bodies, extra)
         done = 0
         for chunk in ops.chunks(elements, to.options.most_at_once):
             part = ids[done : done + len(chunk)]
             try:
-                receipts += await to._send(part, chunk, due, "", confirm, ordered=ordering_key is not None)
+                receipts += await to._send(part, chunk, due, "", confirm, lane=lane)
             except (Refused, OutcomeUnknown) as error:
                 raise model.partly(error, ids, done, len(part)) from error
             done += len(chunk)
@@ -272,7 +277,7 @@ class Queue:
         confirm: ops.Confirm,
         only: ops.Only | None = None,
         *,
-        ordered: bool = False,
+        lane: Lane | None = None,
     ) -> list[Receipt]:
         if not self._registered:
             await self._register("Nothing was put: put again.")
@@ -282,7 +287,7 @@ class Queue:
             except OutcomeUnknown as error:  # of what nobody knows of without a put
                 raise Unavailable(f"{error} Nothing was put: put again.") from error
         producer = self._producers.take()
-        command = producer.put(elements, due, marker, confirm, only, ordered=ordered)
+        command = producer.put(elements, due, marker, confirm, only, lane=lane)
         receipts: list[Receipt] = []
 
         def name() -> None:
@@ -565,19 +570,24 @@ class Queue:
         rate: float | None = None,
         burst: int | None = None,
         concurrency: int | None = None,
+        tenant_rate: float | None = None,
+        tenant_burst: int | None = None,
+        tenant_concurrency: int | None = None,
         by: str = "",
     ) -> bool:
         """Limit what all workers together claim; None takes that limit away. False if all was so before.
 
         ``rate``: messages a second, ``burst`` of them at once after a rest (None: what a second brings).
-        ``concurrency``: messages in hand at once. Each delivery counts, another attempt too. What a limit keeps
-        back stays in its place. It stands in Redis, so that it is enough to say it once; to say it again when a
-        program starts changes nothing.
+        ``concurrency``: messages in hand at once. ``tenant_…``: the same for each tenant (``put(tenant=)``).
+        Each delivery counts, another attempt too. What a limit keeps back stays in its place. It stands in Redis,
+        so that it is enough to say it once; to say it again when a program starts changes nothing.
         """
         from reliq.core import gate
 
         who = model.caller(by, "limit").name
-        command = gate.limit(self.options.keys, who, rate, burst, concurrency)
+        limits = gate.Limits(rate, burst, concurrency)
+        each_tenant = gate.Limits(tenant_rate, tenant_burst, tenant_concurrency)
+        command = gate.limit(self.options.keys, who, limits, each_tenant)
         changed: bool = await self.links.insist(command)
         return changed
 
@@ -594,7 +604,7 @@ class Queue:
         )
 
     async def gate(self) -> Gate:
-        """What stands before the queue: .paused .paused_at .rate .burst .concurrency .draining"""
+        """What stands before the queue: .paused .paused_at .rate .burst .concurrency .draining .tenant_rate …"""
         from reliq.core import gate
 
         return await self.links.flow(gate.look_g(self.options.keys))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from reliq.cli import logs, text
 from reliq.cli.failure import FINE
@@ -17,6 +17,8 @@ from reliq.sync.queue import Queue
 _WHICH: Final = "which one (default: the only one that there is)"
 #: Between two looks of ``drain --wait``, seconds.
 _LOOK: Final = 1.0
+
+_LIMITS = ("rate", "burst", "concurrency", "tenant_rate", "tenant_burst", "tenant_concurrency")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +35,9 @@ def configure_limit(parser: argparse.ArgumentParser) -> None:
     add("--rate", metavar="N", help="messages a second, of all workers together: 100, 0.5, or 30/m, 1000/h")
     add("--burst", metavar="N", type=int, help="so many at once after a rest (default: what a second brings)")
     add("--concurrency", metavar="N", type=int, help="messages in hand at once, of all workers together")
+    add("--tenant-rate", metavar="N", help="the same for each tenant (put with tenant=), beside that")
+    add("--tenant-burst", metavar="N", type=int, help="so many of a tenant at once after a rest")
+    add("--tenant-concurrency", metavar="N", type=int, help="messages of each tenant in hand at once")
     add("--off", action="store_true", help="no limits any more")
     configure(parser)
 
@@ -62,24 +67,27 @@ def resume(args: argparse.Namespace) -> int:
 
 def limit(args: argparse.Namespace) -> int:
     """Set the limits of a queue; without any, show what there is."""
-    said = (args.rate, args.burst, args.concurrency)
-    if args.off and any(word is not None for word in said):
-        raise ConfigError("limit --off takes all limits away; leave out --rate, --burst and --concurrency")
-    if not args.off and all(word is None for word in said):
+    said: dict[str, Any] = {name: getattr(args, name) for name in _LIMITS}
+    if args.off and any(word is not None for word in said.values()):
+        raise ConfigError("limit --off takes all limits away; leave out --rate, --concurrency and the others")
+    if not args.off and all(word is None for word in said.values()):
         return _show_limits(args)
-    rate = None if args.rate is None else _rate(args.rate)
-    by = args.by or "reliq limit"
-    return _done(args, lambda q: q.limit(rate=rate, burst=args.burst, concurrency=args.concurrency, by=by))
+    for name in ("rate", "tenant_rate"):
+        if said[name] is not None:
+            said[name] = _rate(name, said[name])
+    return _done(args, lambda q: q.limit(**said, by=args.by or "reliq limit"))
 
 
-def _rate(said: str) -> float:
+def _rate(name: str, said: str) -> float:
     """Messages a second."""
     count, _, per = said.partition("/")
     seconds = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}.get(per)
     try:
         return float(count) / (seconds or 0)
     except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"--rate {said}: messages a second, or 30/m, 1000/h, 5000/d") from None
+        raise ConfigError(
+            f"--{name.replace('_', '-')} {said}: messages a second, or 30/m, 1000/h, 5000/d"
+        ) from None
 
 
 def _show_limits(args: argparse.Namespace) -> int:
@@ -88,7 +96,7 @@ def _show_limits(args: argparse.Namespace) -> int:
     logs.set_up_plain()
     queue = Place.of(args).one(args.queue)
     gate = queue.gate()
-    limited = gate.rate is not None or gate.concurrency is not None
+    limited = any(getattr(gate, name) is not None for name in _LIMITS)
     print(text.safe(f"{queue.name}: {gate}{'' if limited else ', no limits'}"))
     return FINE
 

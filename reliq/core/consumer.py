@@ -216,7 +216,7 @@ class ConsumerState(Preparing):
         k, name = self.keys, self.name
         keys = (
             *(k.ready, k.inbox(name), k.doing(name), k.consumers, k.session(name)),
-            *(k.later, k.dead, k.events, k.stats, k.uniques, k.lanes),
+            *(k.later, k.dead, k.events, k.stats, k.uniques, k.lanes, k.tenants),
             *((k.traces,) if traced or bodies or told else ()),
             *bodies,
             *told,

@@ -16,7 +16,7 @@ from reliq.core.shape import FLAG
 from reliq.errors import ConfigError
 
 _GATE: Final = scripts.load("gate", shape=FLAG)
-_FIELDS: Final = ("paused", "rate", "burst", "concurrency")
+_FIELDS: Final = ("paused", "rate", "burst", "concurrency", "shared")
 _MOST: Final = 1e9
 _LEAST_RATE: Final = 1e-6
 
@@ -32,6 +32,9 @@ class Gate(NamedTuple):
     burst: int | None = None
     concurrency: int | None = None
     draining: str | None = None
+    tenant_rate: float | None = None
+    tenant_burst: int | None = None
+    tenant_concurrency: int | None = None
 
     def __str__(self) -> str:
         said = [f"paused by {self.paused}"] if self.paused is not None else []
@@ -41,20 +44,22 @@ class Gate(NamedTuple):
             said.append(f"at most {self.rate:g} a second ({self.burst} at once after a rest)")
         if self.concurrency is not None:
             said.append(f"at most {self.concurrency} in hand")
+        if self.tenant_rate is not None:
+            said.append(f"of each tenant at most {self.tenant_rate:g} a second ({self.tenant_burst} after a rest)")
+        if self.tenant_concurrency is not None:
+            said.append(f"of each tenant at most {self.tenant_concurrency} in hand")
         return ", ".join(said) or "open"
 
     @classmethod
     def parse(cls, reply: list[Any]) -> Gate:
         """Read the fields; whatever is none of ours counts as not there."""
-        _, rate, burst, concurrency = (None if v is None else v.decode("utf-8", "replace") for v in reply)
+        _, rate, burst, concurrency, shared = (None if v is None else v.decode("utf-8", "replace") for v in reply)
         at, by = (None, None) if reply[0] is None else _by(reply[0])
+        each = [*(shared or "").split(" "), "", ""]
         return cls(
-            by,
-            at,
-            _number(rate, float),
-            _number(burst, int),
-            _number(concurrency, int),
-        )
+            by, at, _number(rate, float), _number(burst, int), _number(concurrency, int), None,
+            _number(each[0], float), _number(each[1], int), _number(each[2], int),
+        )  # fmt: skip
 
 
 def _by(mark: bytes) -> tuple[int | None, str]:
@@ -99,22 +104,48 @@ def resume(keys: Keys, who: str) -> Command:
     return _set(keys, "resume", who)
 
 
-def limit(keys: Keys, who: str, rate: float | None, burst: int | None, concurrency: int | None) -> Command:
-    """Set all limits; None takes one away. Parses to True if something is other than before."""
-    where = f"queue {keys.queue!r}: limit"
-    if rate is not None and not _is(rate, int | float, _LEAST_RATE):
-        raise ConfigError(f"{where}(rate={rate!r}): messages a second, {_LEAST_RATE:f} or more; None: no limit")
-    for name, value in (("burst", burst), ("concurrency", concurrency)):
-        if value is not None and not _is(value, int, 1):
+class Limits(NamedTuple):
+    """How many messages are claimed: ``rate`` a second, ``burst`` of them at once after a rest, ``concurrency`` in
+    hand; None: no such limit."""
+
+    rate: float | None = None
+    burst: int | None = None
+    concurrency: int | None = None
+
+    def checked(self, where: str) -> Limits:
+        """With a burst if there is a rate; ConfigError if one of them cannot be. ``where``: before their names."""
+        if self.rate is not None and not _is(self.rate, int | float, _LEAST_RATE):
             raise ConfigError(
-                f"{where}({name}={value!r}): a whole number, at least 1; None: no limit. To hold all back: pause()"
+                f"{where}rate={self.rate!r}): messages a second, {_LEAST_RATE:f} or more; None: no limit"
             )
-    if burst is not None and rate is None:
-        raise ConfigError(f"{where}(burst={burst!r}): is for a rate; give rate=, too")
-    if rate is not None and burst is None:
-        burst = max(1, round(rate))  # what a second brings
-    words = ("" if rate is None else f"{rate:.12g}", "" if burst is None else burst)
-    return _set(keys, "limit", who, *words, "" if concurrency is None else concurrency)
+        for name, value in (("burst", self.burst), ("concurrency", self.concurrency)):
+            if value is not None and not _is(value, int, 1):
+                raise ConfigError(
+                    f"{where}{name}={value!r}): a whole number, at least 1; None: no limit. "
+                    "To hold all back: pause()"
+                )
+        if self.burst is not None and self.rate is None:
+            raise ConfigError(
+                f"{where}burst={self.burst!r}): is for a rate; give {where.rpartition('(')[2]}rate=, too"
+            )
+        if self.rate is None or self.burst is not None:
+            return self
+        return self._replace(burst=max(1, round(self.rate)))  # what a second brings
+
+    def words(self, none: str) -> tuple[str, str, str]:
+        """For the script."""
+        return tuple(none if v is None else f"{v:.12g}" for v in self)  # type: ignore[return-value]
+
+
+NO_LIMITS: Final = Limits()
+
+
+def limit(keys: Keys, who: str, limits: Limits, each_tenant: Limits = NO_LIMITS) -> Command:
+    """Set all limits, of all messages and of those of each tenant. Parses to True if something is other than
+    before."""
+    where = f"queue {keys.queue!r}: limit("
+    words = limits.checked(where).words("")
+    return _set(keys, "limit", who, *words, " ".join(each_tenant.checked(where + "tenant_").words("-")))
 
 
 def _is(value: Any, kind: Any, least: float) -> bool:

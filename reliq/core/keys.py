@@ -28,6 +28,7 @@ _TYPES: Final = {
     "ready": "list", "inbox": "list", "doing": "list", "later": "zset", "dead": "zset", "consumers": "zset",
     "session": "hash", "producers": "hash", "stats": "hash", "events": "stream", "traces": "stream",
     "lock": "hash", "seen": "string", "body": "string", "uniques": "hash", "unique": "string", "lanes": "zset",
+    "tenants": "zset",
     "schedules": "hash", "ticks": "zset", "result": "list", "progress": "string",
     "once": "string",
 }  # fmt: skip
@@ -180,6 +181,11 @@ class Keys:
     def lanes(self) -> str:
         """The order of messages that wait for another one with the same ordering key."""
         return self._of("lanes")
+
+    @cached_property
+    def tenants(self) -> str:
+        """Which tenants have messages that wait, and whose turn is next."""
+        return self._of("tenants")
 
     def inbox(self, consumer: str) -> str:
         """Where BLMOVE puts what it took for this consumer, until the next trip."""

@@ -1,9 +1,13 @@
-"""Messages with the same ordering key: handed out one at a time, in the order in which they were put.
+"""Messages that wait behind certain others: those of their ordering key, those of their tenant.
 
-The first one has the turn of its key from its claim until it ends: while a handler has it, while it waits to be
-tried again, while its worker is dead and nobody has reaped it. What comes to be claimed meanwhile waits in
-``later``, where no clock reaches it (``PARKED`` and above), and the script that ends the one before puts it at the
-head of ready (lua/lanes.lua).
+Messages with the same ordering key are handed out one at a time, in the order in which they were put. The first
+one has the turn of its key from its claim until it ends: while a handler has it, while it waits to be tried again,
+while its worker is dead and nobody has reaped it. What comes to be claimed meanwhile waits in ``later``, where no
+clock reaches it (``PARKED`` and above), and the script that ends the one before puts it at the head of ready
+(lua/lanes.lua).
+
+Messages of a tenant wait there from their put on (``SHARED`` and above), and trips take them from one tenant after
+the other, within the limits of each (lua/shares.lua).
 """
 
 from __future__ import annotations
@@ -22,24 +26,56 @@ _TURN: Final = scripts.load("turn", after=("envelope", "lanes"), shape=frozenset
 
 #: The ordering key in the meta.
 KEY: Final = "o"
+#: The tenant in the meta.
+TENANT: Final = "n"
 #: Scores of ``later`` from here on are no times; what has one waits for its turn.
 PARKED: Final = 4_000_000_000_000_000
+#: From here on it waits for the turn of its tenant (lua/shares.lua).
+SHARED: Final = 6_000_000_000_000_000
 _LONGEST: Final = 500
+#: Scores of ``tenants`` below are turns, others server ms.
+_RESTS: Final = 1_000_000_000_000
 
 
 def key_of(meta: env.Meta) -> str | None:
     """The ordering key of a message with this meta, if it has one."""
-    found = meta.get(KEY)
+    return _text(meta.get(KEY))
+
+
+def tenant_of(meta: env.Meta) -> str | None:
+    """The tenant of a message with this meta, if it has one."""
+    return _text(meta.get(TENANT))
+
+
+def _text(found: object) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def check(key: object) -> str:
-    """``key`` if it may be one; else ConfigError."""
-    if not isinstance(key, str) or not 0 < len(key) <= _LONGEST:
-        raise ConfigError(f"put(ordering_key={key!r:.120}): a text of 1 to {_LONGEST} characters")
-    if key != env.storable(key):
-        raise ConfigError(f"put(ordering_key={key!r}): it is no text that UTF-8 can carry; spell it otherwise")
-    return key
+class Lane(NamedTuple):
+    """Behind which others a message waits: those with its ``ordering_key``, those of its ``tenant``."""
+
+    ordering_key: str | None = None
+    tenant: str | None = None
+
+    @classmethod
+    def checked(cls, ordering_key: object, tenant: object) -> Lane:
+        """As a put says it; ConfigError if one of them cannot be."""
+        return cls(_checked("ordering_key", ordering_key), _checked("tenant", tenant))
+
+    @property
+    def meta(self) -> env.Meta:
+        """What its message carries."""
+        return {key: said for key, said in zip((KEY, TENANT), self, strict=True) if said is not None}
+
+
+def _checked(what: str, said: object) -> str | None:
+    if said is None:
+        return None
+    if not isinstance(said, str) or not 0 < len(said) <= _LONGEST:
+        raise ConfigError(f"put({what}={said!r:.120}): a text of 1 to {_LONGEST} characters")
+    if said != env.storable(said):
+        raise ConfigError(f"put({what}={said!r}): it is no text that UTF-8 can carry; spell it otherwise")
+    return said
 
 
 def waits(score: float) -> bool:
@@ -67,6 +103,43 @@ def place_g(keys: Keys, key: str, score: int | None = None) -> Flow[Place]:
     ]
     holder, before = all_of(replies)
     return Place(key, (holder or b"").decode("ascii", "replace"), before)
+
+
+class Share(NamedTuple):
+    """How it stands with a tenant: ``before``: how many of its own messages wait before this one; ``held``: how
+    many are in hand; ``rests_until``: server ms until which its rate is used up, or None; ``others``: how many
+    other tenants are in turn."""
+
+    tenant: str
+    before: int
+    held: int
+    rests_until: int | None
+    others: int
+
+
+def share_g(keys: Keys, tenant: str, score: int) -> Flow[Share]:
+    """How it stands with the tenant of the message that has this score in ``later``."""
+    digest = "t" + sha1(tenant.encode(), usedforsecurity=False).hexdigest()
+    replies = yield [
+        Command("ZLEXCOUNT", (keys.lanes,), (f"[{digest}", f"({digest}{score:016d}"), int, True, keys.queue),
+        Command("HGET", (keys.uniques,), (holds_field(tenant),), lambda r: int(r or 0), True, keys.queue),
+        Command("ZSCORE", (keys.tenants,), ("w" + tenant,), _rests_until, True, keys.queue),
+        Command("ZCOUNT", (keys.tenants,), ("-inf", f"({_RESTS}"), int, True, keys.queue),
+    ]
+    before, held, (is_in_turn, until), in_turn = all_of(replies)
+    return Share(tenant, before, held, until, max(0, in_turn - is_in_turn))
+
+
+def _rests_until(score: Any) -> tuple[bool, int | None]:
+    """Whether it is in turn, or until when it rests."""
+    if score is None:
+        return False, None
+    return (True, None) if float(score) < _RESTS else (False, round(float(score)))
+
+
+def holds_field(tenant: str) -> str:
+    """Where ``uniques`` says how many messages of a tenant are in hand."""
+    return "~" + tenant
 
 
 def turn_field(key: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from reliq import defaults
 from reliq.core import scripts
@@ -15,6 +15,9 @@ from reliq.core.keys import SCHEMA, Keys
 from reliq.core.shape import fits
 from reliq.core.trace import Told
 from reliq.errors import NewerSchema, QueueDraining, Unavailable
+
+if TYPE_CHECKING:
+    from reliq.core.lanes import Lane
 
 
 class Due(NamedTuple):
@@ -87,23 +90,27 @@ def put(
     confirm: Confirm = NOTHING,
     told: Told | None = None,
     only: Only | None = None,
-    ordered: bool = False,
+    lane: Lane | None = None,
 ) -> Command:
     """Accept elements. Parses to True (accepted now) or False (this very put was accepted before), or to what
     ``only`` makes of the answer; if there is something to ``confirm``, to Confirmed. ``told``: of which of them
-    the put is written down. ``ordered``: they have an ordering key."""
+    the put is written down. ``lane``: behind which others they wait."""
     names: tuple[str, ...] = (keys.ready, keys.producers)
     args: tuple[Arg, ...] = (producer, sequence)
     large = elements[0] if isinstance(elements[0], Beside) else None  # which goes alone
-    if due is not NOW or marker or told or only or ordered or large is not None:
+    if due is not NOW or marker or told or only or lane or large is not None:
         names += (keys.later, keys.consumers, keys.traces)
         names += (only.lock,) if only else ()
         names += (marker, keys.results + marker[-32:]) if marker else ()
         by, program, ids = told or ("", "", ())
         args += (due.how, due.ms, round(defaults.DEDUPE_WINDOW * 1000) if marker else 0)
         args += (" ".join(id.hex() for id in ids), by, program)
-        names += ((keys.stats,) if ordered else ()) + ((large.key,) if large is not None else ())
-        args += (int(large is not None), only.words if only else "", int(ordered))
+        names += (keys.stats,) if lane else ()
+        names += (keys.uniques, keys.lanes, keys.tenants) if lane and lane.tenant is not None else ()
+        names += (large.key,) if large is not None else ()
+        is_ordered = lane is not None and lane.ordering_key is not None
+        args += (int(large is not None), only.words if only else "", int(is_ordered))
+        args += ((lane and lane.tenant) or "",)
     read = only.parse if only else accepted(keys.queue, has_body=large is not None)
     command = Command(scripts.put, names, (*args, *elements), read, True, keys.queue)
     if confirm is NOTHING:
@@ -252,7 +259,7 @@ def reap(
     k = keys
     names = (
         *(k.ready, k.inbox(consumer), k.doing(consumer), k.consumers, k.session(consumer)),
-        *(k.dead, k.events, k.stats, k.uniques, k.lanes, k.later, k.results),
+        *(k.dead, k.events, k.stats, k.uniques, k.lanes, k.later, k.results, k.tenants),
     )
     args: list[Arg] = [
         consumer,

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from reliq import defaults
 from reliq.core import envelope as env
-from reliq.core import ops, scripts
+from reliq.core import lanes, ops, scripts
 from reliq.core.command import Command, Flow
 from reliq.core.flows import all_of
 from reliq.core.keys import Keys
@@ -112,19 +112,19 @@ def pulse_g(keys: Keys, choice: Choice = EVERYBODY) -> Flow[Pulse]:
     names = [name for name in ends if choice.may_mean(name)]
     lapsed = sum(choice.may_mean(name) for name, _ in registered) - len(names)
     beats: list[Beat] = []
-    counts = [_due(keys, now), *([_whole_head(keys)] if head.needs_all else [])]
+    counts = [_due(keys, now), _shared(keys), *([_whole_head(keys)] if head.needs_all else [])]
     for start in range(0, max(1, len(names)), _TOGETHER):
         batch = names[start : start + _TOGETHER]
         replies = all_of((yield [*counts, *(_session(keys, name) for name in batch)]))
         if counts:
-            due, *whole = replies[: len(counts)]
+            due, shared, *whole = replies[: len(counts)]
             put_ms = whole[0] if whole else head.put_ms
         found = zip(batch, replies[len(counts) :], strict=True)
         beats += [beat for name, record in found if (beat := _beat(name, ends[name] - now, record)) is not None]
         counts = []
     oldest = None if put_ms is None else max(0, now - put_ms)
     meant = [beat for beat in beats if choice.means(beat)]
-    return Pulse(now, head.ready, due, later, dead, oldest, meant, lapsed)
+    return Pulse(now, head.ready + shared, due, later - shared, dead, oldest, meant, lapsed)
 
 
 class _Head(NamedTuple):
@@ -165,6 +165,11 @@ def _whole_head(keys: Keys) -> Command:
 
 def _due(keys: Keys, now: int) -> Command:
     return Command("ZCOUNT", (keys.later,), ("-inf", now), int, idempotent=True, queue=keys.queue)
+
+
+def _shared(keys: Keys) -> Command:
+    """Parses to how many wait for the turn of their tenant: in later, but ready."""
+    return Command("ZCOUNT", (keys.later,), (lanes.SHARED, "+inf"), int, idempotent=True, queue=keys.queue)
 
 
 def _session(keys: Keys, consumer: str) -> Command:

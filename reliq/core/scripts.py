@@ -50,7 +50,7 @@ _REAPED: Final = frozenset({b"alive", b"waiting", b"adopted", b"forgotten", b"re
 put = load("put", shape=[frozenset({-2, -1, 0, 1}), (frozenset({b"kept", b"replaced"}), bytes)])
 trip = load(
     "trip",
-    after=("envelope", "lanes", "admit", "marks", "tell"),
+    after=("envelope", "lanes", "shares", "admit", "marks", "tell"),
     shape=(_TRIPPED, int, bytes, (int, ...), FLAG, int, int, int, int, (bytes, ...), int, int, bytes, ...),
 )
 begin = load("begin", shape=(FLAG, ...))
@@ -58,7 +58,9 @@ register = load("register", shape=(int, int))
 leave = load("leave", shape=FLAG)
 renew = load("renew", shape=FLAG)
 expired = load("expired", shape=(int, bytes, ...))
-reap = load("reap", after=("envelope", "lanes", "unique", "marks", "tell"), shape=(_REAPED, int, int, FLAG))
+reap = load(
+    "reap", after=("envelope", "lanes", "shares", "unique", "marks", "tell"), shape=(_REAPED, int, int, FLAG)
+)
 sizes = load("sizes", shape=(int, int, int, int, int))
 sweep_producers = load("sweep_producers")
 page = load("page", shape=(FLAG, bytes, ...))

@@ -61,7 +61,7 @@ def test_only_trips_with_something_to_tell_know_of_traces() -> None:
     assert not one.traced
     pair.state.finished += [one, pair.state.retry(two, 1.0, "no")]
     command = pair.state.trip(0, pair.now)
-    assert len(command.keys) == 11
+    assert len(command.keys) == 12
     assert Keys(KEYS.queue).traces not in command.keys
     assert command.args[11:] == (-1, one.element, RETRY, two.element, command.args[15], 1000)
 
@@ -76,7 +76,7 @@ def test_steps_ride_on_the_next_trip() -> None:
     pair.now += 0.5
     pair.state.finished.append(pair.state.ack(message))
     command = pair.state.trip(0, pair.now)
-    assert command.keys[11:] == (KEYS.traces,)
+    assert command.keys[12:] == (KEYS.traces,)
     assert command.args[11:] == (
         *(-1, message.element),
         *("trace", message.id, trace.DELIVER, "500.0 1"),

@@ -1,4 +1,4 @@
-"""Ordering keys while workers are killed and replies get lost: in order, one at a time, and none waits for ever."""
+"""Ordering keys while workers are killed and replies get lost: in order, one at a time, and none is left over."""
 
 from __future__ import annotations
 

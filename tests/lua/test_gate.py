@@ -8,7 +8,7 @@ import pytest
 
 from reliq.core import exclusive, gate, ops
 from reliq.core.consumer import Answer
-from reliq.core.gate import Gate
+from reliq.core.gate import Gate, Limits
 from reliq.core.unique import Unique
 from reliq.errors import ConfigError, QueueDraining
 from tests.lua.lab import Consumer, Lab, element, large
@@ -97,7 +97,7 @@ def test_paused_and_empty(lab: Lab) -> None:
 
 def test_at_once(lab: Lab) -> None:
     """No more than so many are in hand of all consumers, those of the dead included, until they are reaped."""
-    lab.run(gate.limit(lab.keys, "me", None, None, 5))
+    lab.run(gate.limit(lab.keys, "me", Limits(None, None, 5)))
     lab.push(*(element(n) for n in range(20)))
     a, b = Consumer(lab, "a"), Consumer(lab, "b")
     first = ask(a, 3).messages
@@ -110,7 +110,7 @@ def test_at_once(lab: Lab) -> None:
     assert len(answer.messages) == 3  # who settles claims in the same step
     lab.reap("b", started=[])
     assert len(ask(a).messages) == 2
-    lab.run(gate.limit(lab.keys, "me", None, None, None))
+    lab.run(gate.limit(lab.keys, "me", Limits(None, None, None)))
     assert len(ask(a, 100).messages) == 12
     assert a.state.shut == 0.0
 
@@ -120,7 +120,7 @@ def test_a_lower_limit(lab: Lab) -> None:
     lab.push(*(element(n) for n in range(9)))
     a = Consumer(lab, "a")
     held = ask(a, 6).messages
-    lab.run(gate.limit(lab.keys, "me", None, None, 2))
+    lab.run(gate.limit(lab.keys, "me", Limits(None, None, 2)))
     for message in held:
         answer = a.trip(5, a.state.ack(message))
         assert answer is not None
@@ -130,7 +130,7 @@ def test_a_lower_limit(lab: Lab) -> None:
 
 def test_so_many_a_second(lab: Lab) -> None:
     """A burst, then as time goes by the server's clock; what is not used fills up to the burst and no further."""
-    lab.run(gate.limit(lab.keys, "me", 10, 4, None))
+    lab.run(gate.limit(lab.keys, "me", Limits(10, 4, None)))
     lab.push(*(element(n) for n in range(100)))
     a = Consumer(lab, "a")
     assert len(ask(a).messages) == 4
@@ -146,7 +146,7 @@ def test_so_many_a_second(lab: Lab) -> None:
 @pytest.mark.parametrize("left", ["0", "3"])
 def test_a_clock_that_went_back(lab: Lab, left: str) -> None:
     """What was counted until then stands, and from now on it is counted anew."""
-    lab.run(gate.limit(lab.keys, "me", 10, 4, None))
+    lab.run(gate.limit(lab.keys, "me", Limits(10, 4, None)))
     lab.push(*(element(n) for n in range(100)))
     lab.client.hset(lab.keys.stats, mapping={"tokens": left, "tokens_at": lab.now() + 3_600_000})
     a = Consumer(lab, "a")
@@ -158,7 +158,7 @@ def test_a_clock_that_went_back(lab: Lab, left: str) -> None:
 @pytest.mark.parametrize("limits", [(None, None, 3), (1000, 3, None)])
 def test_a_suspect_behind_a_limit(lab: Lab, limits: tuple[int | None, int | None, int | None]) -> None:
     """It does not hold up what is behind it, though a limit lets a consumer have less than it asks for."""
-    lab.run(gate.limit(lab.keys, "me", *limits))
+    lab.run(gate.limit(lab.keys, "me", Limits(*limits)))
     a, other = Consumer(lab, "a"), Consumer(lab, "other")
     ask(other)
     lab.push(element(1))
@@ -177,7 +177,7 @@ def test_a_suspect_behind_a_limit(lab: Lab, limits: tuple[int | None, int | None
 
 def test_a_slow_rate(lab: Lab) -> None:
     """Nobody asks more often than once a second, nor less: limits may change."""
-    lab.run(gate.limit(lab.keys, "me", 0.001, None, None))
+    lab.run(gate.limit(lab.keys, "me", Limits(0.001, None, None)))
     lab.push(*(element(n) for n in range(3)))
     a = Consumer(lab, "a")
     assert len(ask(a).messages) == 1
@@ -186,7 +186,7 @@ def test_a_slow_rate(lab: Lab) -> None:
 
 def test_both(lab: Lab) -> None:
     """The lower one counts; limits outlast a pause."""
-    lab.run(gate.limit(lab.keys, "me", 1000, 8, 3))
+    lab.run(gate.limit(lab.keys, "me", Limits(1000, 8, 3)))
     lab.run(gate.pause(lab.keys, "me"))
     lab.run(gate.resume(lab.keys, "me"))
     lab.push(*(element(n) for n in range(30)))
@@ -198,7 +198,7 @@ def test_both(lab: Lab) -> None:
 
 def test_a_repeat_spends_nothing(lab: Lab) -> None:
     """A trip whose answer was lost is the same trip, and costs its tokens once."""
-    lab.run(gate.limit(lab.keys, "me", 0.001, 6, None))
+    lab.run(gate.limit(lab.keys, "me", Limits(0.001, 6, None)))
     lab.push(*(element(n) for n in range(9)))
     a = Consumer(lab, "a")
     assert a.trip(3, lose=True) is None
@@ -208,11 +208,11 @@ def test_a_repeat_spends_nothing(lab: Lab) -> None:
 
 def test_said_again(lab: Lab) -> None:
     """The same limits leave the tokens as they are; the ledger names changes alone."""
-    assert lab.run(gate.limit(lab.keys, "ada", 2.5, 4, None))
+    assert lab.run(gate.limit(lab.keys, "ada", Limits(2.5, 4, None)))
     lab.push(*(element(n) for n in range(9)))
     ask(Consumer(lab, "a"), 3)
     before = lab.client.hget(lab.keys.stats, "tokens")
-    assert not lab.run(gate.limit(lab.keys, "ada", 2.5, 4, None))
+    assert not lab.run(gate.limit(lab.keys, "ada", Limits(2.5, 4, None)))
     assert lab.client.hget(lab.keys.stats, "tokens") == before
     assert [e for e in lab.events() if e[0] == "limit"] == [("limit", "", "2.5/s, any number at once")]
 
@@ -256,4 +256,4 @@ def test_the_exclusive_mode(lab: Lab) -> None:
 def test_wrong_words(lab: Lab, said: tuple[float, int, int], words: str) -> None:
     """Each says what would be right, and nothing is sent."""
     with pytest.raises(ConfigError, match=words):
-        gate.limit(lab.keys, "me", *said)
+        gate.limit(lab.keys, "me", Limits(*said))

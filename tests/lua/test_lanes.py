@@ -8,7 +8,7 @@ import pytest
 from reliq.core import beside, dead, ops, waiting
 from reliq.core import envelope as env
 from reliq.core.explain.looks import Found
-from reliq.core.lanes import PARKED
+from reliq.core.lanes import PARKED, Lane
 from tests.lua.lab import Lab, element, number_of
 from tests.lua.test_purge import clear
 
@@ -22,7 +22,7 @@ def ordered(number: int, key: str = "k", **counters: int) -> bytes:
 
 
 def put(lab: Lab, *elements: bytes) -> None:
-    lab.put(*elements, ordered=True)
+    lab.put(*elements, lane=Lane("k"))
 
 
 def parked(lab: Lab) -> list[int]:
@@ -224,5 +224,5 @@ def test_no_flag_no_look(lab: Lab) -> None:
 
 def test_the_flag_comes_with_the_first_put(lab: Lab) -> None:
     """Also with one for later, and one with a body beside the list."""
-    lab.put(ordered(1), ordered=True, due=ops.Due("in", 60_000))
+    lab.put(ordered(1), lane=Lane("k"), due=ops.Due("in", 60_000))
     assert lab.client.hget(lab.keys.stats, "ordered") == b"1"

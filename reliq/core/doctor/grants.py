@@ -127,14 +127,8 @@ def all_keys(keys: Keys) -> list[str]:
         *(keys.ready, keys.inbox(nobody), keys.doing(nobody), keys.consumers, keys.session(nobody), keys.later),
         *(keys.dead, keys.events, keys.traces, keys.stats, keys.producers, keys.marker(bytes(16))),
         *(keys.body(bytes(16)), keys.lock, keys.schedules, keys.ticks, keys.uniques, keys.unique(bytes(16))),
-        *(
-            keys.purging("ready"),
-            keys.purging("later"),
-            keys.result(bytes(16)),
-            keys.progress(bytes(16)),
-            keys.once(bytes(16)),
-        ),
-        keys.lanes,
+        *(keys.purging("ready"), keys.purging("later"), keys.lanes, keys.tenants),
+        *(keys.result(bytes(16)), keys.progress(bytes(16)), keys.once(bytes(16))),
     ]
 
 

@@ -19,7 +19,7 @@ from reliq.core.explain.search import Search
 from reliq.core.explain.timeline import timeline, untold
 from reliq.core.gate import Gate
 from reliq.core.keys import Keys
-from reliq.core.lanes import Place
+from reliq.core.lanes import Place, Share
 from reliq.core.reasons import Reason
 from reliq.core.sample import Pace, pace
 from reliq.core.words import duration, number
@@ -50,11 +50,16 @@ def found_g(search: Search, found: Found) -> Flow[Explanation]:
     turn, key = None, lanes.key_of(found.message.meta)
     if found.place == "later" and lanes.waits(found.score) and key is not None:
         turn = yield from lanes.place_g(search.keys, key, found.score)
+    share, tenant = None, lanes.tenant_of(found.message.meta)
+    if found.place == "later" and found.score >= lanes.SHARED and tenant is not None:
+        share, turn = (yield from lanes.share_g(search.keys, tenant, found.score)), None
     told: dict[str, Callable[[], _Fields]] = {
         "ready": lambda: _ready(search, found) | _in_batch(search, found, lock),
         "inbox": lambda: _doing(search, found, record),
         "doing": lambda: _doing(search, found, record),
-        "later": lambda: _later(search, found) if turn is None else _awaits_turn(search, turn),
+        "later": lambda: (
+            _in_lane(search, share) if share else _awaits_turn(search, turn) if turn else _later(search, found)
+        ),
         "dead": lambda: _dead(search, found),
     }
     fields = {**_message(search, found), **told[found.place](), "progress": progress}
@@ -344,6 +349,34 @@ def _later(search: Search, found: Found) -> _Fields:
     if e.released:
         return fields | {"reason": Reason.RELEASE_BACKOFF, "why": "its handler put it back"}
     return fields | {"reason": Reason.DUE_LATER, "why": "it was put with a delay, or for a time"}
+
+
+def _in_lane(search: Search, share: Share) -> _Fields:
+    """It waits for the turn of its tenant: ready, as people see it."""
+    gate, mine = search.sight.gate, f"its tenant {share.tenant!r}"
+    fields: _Fields = {"state": "ready", "command": command(search.keys, "status")}
+    if gate.paused is not None:
+        return fields | _paused(search, gate)
+    if not search.live:
+        return fields | _no_consumers(search)
+    if gate.tenant_concurrency is not None and share.held >= gate.tenant_concurrency:
+        limit = f"the limit is {gate.tenant_concurrency} at once"
+        why = f"{number(share.held, 'message')} of {mine} in hand, and {limit}"
+        return fields | {
+            "reason": Reason.LIMITED, "why": why, "next": "one of those is done, and its next one is claimed"
+        }  # fmt: skip
+    if share.rests_until is not None:
+        return fields | {
+            "reason": Reason.LIMITED, "why": f"{mine} has used up its rate, {gate.tenant_rate:g} a second",
+            "next": f"it goes on in {duration(max(0, share.rests_until - search.sight.now))}",
+            "next_at": share.rests_until,
+        }  # fmt: skip
+    waiting = f"{number(share.before, 'message')} before it" if share.before else "it is the next"
+    return fields | {
+        "reason": Reason.WAITING_TURN,
+        "why": f"{waiting} of {mine}, which shares with {number(share.others, 'other tenant')}",
+        "next": "the tenants are served one after the other, each in its order",
+    }
 
 
 def _awaits_turn(search: Search, turn: Place) -> _Fields:

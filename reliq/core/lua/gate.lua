@@ -5,11 +5,12 @@
 -- KEYS  1 stats  2 events  3 producers
 -- ARGV  1 'pause' | 'drain' (no more puts) | 'resume' (both are over) | 'limit'  2 who, and a word about it
 --       with 'limit': 3 messages a second  4 most at once after a rest  5 most in hand of all consumers; '' none
+--         6 the same three for each tenant, as shares.lua reads them ('-' none)
 -- Returns 1 it is so now, and was not | 0 it was so before
 -- Cost  O(1)
 local STATS, EVENTS, PRODUCERS = unpack(KEYS)
 local closed = redis.call('HGET', PRODUCERS, ':closed')
-local before = redis.call('HMGET', STATS, 'paused', 'rate', 'burst', 'concurrency')
+local before = redis.call('HMGET', STATS, 'paused', 'rate', 'burst', 'concurrency', 'shared')
 local detail, changed = '', false
 redis.call('HDEL', STATS, '') -- allowed when out of memory, and so is what follows
 
@@ -38,8 +39,15 @@ else
   if ARGV[3] == '' then
     redis.call('HDEL', STATS, 'tokens', 'tokens_at')
   end
+  if ARGV[6] ~= (before[5] or '- - -') then
+    changed = true
+    redis.call('HSET', STATS, 'shared', ARGV[6])
+  end
   detail = (now[1] == '' and 'no rate' or now[1] .. '/s') .. ', '
     .. (now[3] == '' and 'any number' or now[3]) .. ' at once'
+  if ARGV[6] ~= '- - -' then
+    detail = detail .. '; each tenant ' .. ARGV[6]
+  end
 end
 
 local stands = redis.call('HMGET', STATS, 'paused', 'rate', 'concurrency')

@@ -25,19 +25,23 @@ end
 
 -- Let a message wait for its turn. False if an equal one waits there already: a sorted set would make one of the two.
 local function park(uniques, lanes, later, key, e)
-  local score = PARKED + redis.call('HINCRBY', uniques, '#', 1)
-  if redis.call('ZADD', later, 'NX', format('%.0f', score), e) == 0 then
+  local there = tonumber(redis.call('ZSCORE', later, e) or 0)
+  if there > 0 and there < 6000000000000000 then -- not in the lane of a tenant, from where it would move here
     return false
   end
+  local score = PARKED + redis.call('HINCRBY', uniques, '#', 1)
+  redis.call('ZADD', later, format('%.0f', score), e)
   redis.call('ZADD', lanes, 0, lane_of(key, score))
   return true
 end
 
 -- It leaves 'later', where it had this score: it waits for no turn any more.
 local function unpark(lanes, e, score)
-  local key = score and tonumber(score) >= PARKED and ordering_of(e)
-  if key then
-    redis.call('ZREM', lanes, lane_of(key, tonumber(score)))
+  local at, meta = tonumber(score or 0), meta_of(e)
+  if at >= 6000000000000000 and meta and type(meta.n) == 'string' then -- a tenant's (shares.lua)
+    redis.call('ZREM', lanes, 't' .. sha1hex(meta.n) .. format('%.0f', at))
+  elseif at >= PARKED and meta and type(meta.o) == 'string' then
+    redis.call('ZREM', lanes, lane_of(meta.o, at))
   end
 end
 

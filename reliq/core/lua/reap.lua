@@ -7,7 +7,7 @@
 --   cancelled meanwhile (marks.lua) is gone.
 --   No lease counts as over before the server has been up (or primary) for one whole lease.
 -- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 dead  7 events  8 stats  9 uniques  10 lanes
---       11 later  12 what the keys of results begin with
+--       11 later  12 what the keys of results begin with  13 tenants
 -- ARGV  1 consumer  2 'lease' | 'dead' (its process was seen to die: the name is marked, for good)
 --       3 losses before POISON  4 lease of the caller, ms  5 server run id ('' if unknown)
 --       6 most elements  7 most bytes  8 how long an empty registration stays, ms
@@ -26,7 +26,7 @@ local in_inbox, in_doing = redis.call('LLEN', INBOX), redis.call('LLEN', DOING)
 local score = redis.call('ZSCORE', CONSUMERS, name)
 local record = redis.call('HMGET', SESSION, 'lease', 'cancel')
 local lease, marks = tonumber(record[1] or ARGV[4]), marks_of(record[2])
-local server = redis.call('HMGET', STATS, 'server', 'server_since')
+local server = redis.call('HMGET', STATS, 'server', 'server_since', 'shared')
 redis.call('ZREM', CONSUMERS, '') -- allowed when out of memory; from here on everything is
 
 local function note(event, id, extra)
@@ -108,7 +108,11 @@ if redis.call('LLEN', INBOX) == 0 and returned < limit then
     going[#going + 1] = element
     returned = returned + 1
   end
+  local tenants = server[3] and shares(UNIQUES, LANES, LATER, KEYS[13], server[3])
   take(DOING, function(element)
+    if tenants and #element > 39 then
+      pcall(tenants.count_out, element)
+    end
     local id = whole(element) and to_hex(element, 24)
     if marks and marks[id] then
       note_cancel(EVENTS, id, marks[id])

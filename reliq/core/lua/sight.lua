@@ -6,7 +6,7 @@
 -- ARGV  1 id, 16 bytes  2 most elements  3 most bytes  4 most bytes of a match  5.. consumers
 -- Returns {server ms, ready, later, dead, registered, looked at: so many of the consumers named, live ones of these,
 --   messages in their hands, 1 if whole, id (hex) of the head of ready, stats {server_since, sampled_before, sampled,
---   ack, retry, bury, reap, paused, rate, burst, concurrency},
+--   ack, retry, bury, reap, paused, rate, burst, concurrency, shared},
 --   matches {{place, consumer, position or score, size, first bytes}, ...}}
 -- Cost  O(elements), at most as ARGV 2 and 3 say, or one processing list
 local READY, LATER, DEAD, CONSUMERS, STATS = unpack(KEYS)
@@ -100,7 +100,7 @@ end)
 local registered = redis.call('ZCARD', CONSUMERS)
 complete = complete and registered == #ARGV - 4
 local fields = {'server_since', 'sampled_before', 'sampled', 'ack', 'retry', 'bury', 'reap', 'paused', 'rate', 'burst',
-  'concurrency'}
+  'concurrency', 'shared'}
 return {
   now, ready - bells, later, dead, registered, looked, live, held, complete and 1 or 0, head,
   redis.call('HMGET', STATS, unpack(fields)), matches,

@@ -2,7 +2,8 @@
 --
 -- KEYS  1 ready  2 later  3 dead  4 consumers  5.. of each consumer its inbox and its processing list
 -- ARGV  none
--- Returns {ready, later, dead, in hands (inboxes and processing lists), registered consumers}
+-- Returns {ready (with what waits for the turn of its tenant, which stands in later: shares.lua), later, dead,
+--   in hands (inboxes and processing lists), registered consumers}
 -- Cost  O(keys + 1,000)
 
 -- A bell (put.lua) is no message. It is rung in an empty list, so only what has gone back stands before it.
@@ -14,7 +15,8 @@ local in_hands = 0
 for i = 5, #KEYS, 2 do
   in_hands = in_hands + messages(KEYS[i]) + redis.call('LLEN', KEYS[i + 1])
 end
+local shared = redis.call('ZCOUNT', KEYS[2], 6000000000000000, '+inf')
 return {
-  messages(KEYS[1]), redis.call('ZCARD', KEYS[2]), redis.call('ZCARD', KEYS[3]), in_hands,
+  messages(KEYS[1]) + shared, redis.call('ZCARD', KEYS[2]) - shared, redis.call('ZCARD', KEYS[3]), in_hands,
   redis.call('ZCARD', KEYS[4]),
 }

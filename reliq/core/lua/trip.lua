@@ -7,7 +7,7 @@
 --   wrong type stands before the first write, and the first write is one that Redis allows when it is
 --   out of memory, which lets the rest through: a full Redis can be drained.
 -- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 later  7 dead  8 events  9 stats  10 uniques  11 lanes
---       12 traces, if there are steps of traced messages; then the bodies, results and
+--       12 tenants  13 traces, if there are steps of traced messages; then the bodies, results and
 --       reports of progress that are named below
 -- ARGV  1 consumer  2 trip number  3 lease, ms  4 reap epoch as known ('' at first)  5 messages in hand
 --       6 free slots  7 what to do with suspects (messages that a consumer died with):
@@ -36,7 +36,7 @@
 --   messages that are still ready, number of the trip before as it is known here; then an order (order.lua) and the
 --   ids (hex, spaces between) of messages in hand that are cancelled (marks.lua), as far as there are any}
 -- Cost  O(settled + promoted + claimed + in hand), each bounded by ~1,000 elements or 256 kB
-local READY, INBOX, DOING, CONSUMERS, SESSION, LATER, DEAD, EVENTS, STATS, UNIQUES, LANES = unpack(KEYS)
+local READY, INBOX, DOING, CONSUMERS, SESSION, LATER, DEAD, EVENTS, STATS, UNIQUES, LANES, TENANTS = unpack(KEYS)
 local name, trip, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local want, suspects_mode, budget = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[9])
 local t = redis.call('TIME')
@@ -57,7 +57,7 @@ local inbox = redis.call('LRANGE', INBOX, 0, -1)
 local leases = redis.call('ZRANGEBYSCORE', CONSUMERS, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
 redis.call('ZCARD', DEAD)
 local server = redis.call('HMGET', STATS, 'server', 'sweep_at', 'full_sweep_at', 'exclusive', 'tick_at', 'gate',
-  'ordered')
+  'ordered', 'shared')
 if server[4] then -- somebody holds the queue for himself alone (seize.lua), which he could while we slept, or were not
   if last > 0 then
     return {'dead', now, epoch, {}, 0, 0, -1, -1, 0, {}, 0, last}
@@ -67,6 +67,8 @@ if server[4] then -- somebody holds the queue for himself alone (seize.lua), whi
 end
 local head = redis.call('ZRANGE', LATER, 0, 0, 'WITHSCORES')
 local ordered = server[7] and redis.call('HLEN', UNIQUES) and redis.call('ZCARD', LANES)
+local tenants = server[8] and redis.call('HLEN', UNIQUES) and redis.call('ZCARD', LANES)
+  and redis.call('ZCARD', TENANTS) and shares(UNIQUES, LANES, LATER, TENANTS, server[8])
 
 redis.call('ZREM', LATER, '') -- allowed when out of memory; from here on everything is
 redis.call('ZADD', CONSUMERS, now + lease, name)
@@ -154,7 +156,7 @@ for i = 13 + acks, #ARGV, 4 do
   local verb, element, back, extra = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if verb == 'trace' then
     if back ~= 'ack' or not refused[element] then
-      note(back, element, extra, KEYS[12])
+      note(back, element, extra, KEYS[13])
     end
     index = index - 1
   elseif verb == 'drop' then
@@ -209,6 +211,9 @@ for i = 13 + acks, #ARGV, 4 do
     end
     redis.call('LREM', DOING, 1, element)
     counts[verb] = counts[verb] + 1
+    if tenants then
+      tenants.count_out(element)
+    end
     if ordered and (by or verb == 'bury') then
       ready = ready + end_turn(UNIQUES, LANES, READY, LATER, element)
     end
@@ -226,10 +231,11 @@ for i = 13 + acks, #ARGV, 4 do
   end
   index = index + 1
 end
-if ordered then
-  for i = 13, 12 + acks do
-    if not refused[id_of(ARGV[i])] then
-      ready = ready + end_turn(UNIQUES, LANES, READY, LATER, ARGV[i])
+for i = 13, (ordered or tenants) and 12 + acks or 0 do
+  if not refused[id_of(ARGV[i])] then
+    ready = ready + (ordered and end_turn(UNIQUES, LANES, READY, LATER, ARGV[i]) or 0)
+    if tenants then
+      tenants.count_out(ARGV[i])
     end
   end
 end
@@ -277,8 +283,15 @@ if server[6] then
     return count
   end)
 end
-if want > 0 and ready > 0 then
-  local most = want + (ordered and 300 or suspects_mode == 'decline' and 100 or 0)
+local room, alone = want, false -- in ready: half of it is for tenants, if there are any
+if tenants then
+  tenants.wake(now)
+  if tenants.some() > 0 then
+    room = want > 1 and math.ceil(want / 2) or want * (trip % 2)
+  end
+end
+if room > 0 and ready > 0 then
+  local most = room + ((ordered or tenants) and 300 or suspects_mode == 'decline' and 100 or 0)
   local seen = from_right(READY, math.min(ready, most), budget, weight)
   -- Bells first: else a claim of one could come back empty while messages wait behind it. Where messages were
   -- cancelled there may be many, of which one trip drops some thousands.
@@ -297,6 +310,7 @@ if want > 0 and ready > 0 then
     local known = element ~= BELL and whole(element)
     local suspect = known and lost_count(element) > 0
     local key = ordered and known and ordering_of(element)
+    local tenant = tenants and known and tenants.tenant_of(element)
     if element == BELL then
       passed = passed + 1
     elseif suspect and suspects_mode == 'decline' then
@@ -305,10 +319,16 @@ if want > 0 and ready > 0 then
     elseif suspect and (#claimed > 0 or (in_hand > 0 and suspects_mode ~= 'beside')) then
       suspects = 1
       break
-    elseif #claimed >= want then
+    elseif #claimed >= room then
       break
     elseif key and not has_turn(UNIQUES, key, id_of(element)) then
       if not park(UNIQUES, LANES, LATER, key, element) then -- not before the one that is equal
+        redis.call('LPUSH', READY, element)
+        ready, shut = ready + 1, math.max(shut, 200)
+      end
+      passed = passed + 1
+    elseif tenant and tenants.stands_back(tenant, now) ~= 0 then
+      if not tenants.line_up(tenant, element, now) then
         redis.call('LPUSH', READY, element)
         ready, shut = ready + 1, math.max(shut, 200)
       end
@@ -324,7 +344,11 @@ if want > 0 and ready > 0 then
     else
       claimed[#claimed + 1] = known and element or wrap(element, now, name .. ':' .. trip .. ':' .. i)
       passed = passed + 1
+      if tenant then
+        tenants.count_in(tenant, id_of(element), now)
+      end
       if suspect then
+        alone = true
         break
       end
     end
@@ -340,8 +364,33 @@ if want > 0 and ready > 0 then
     suspects = 1
   end
   ready = ready - passed + #declined
-  spend(STATS, #claimed, now, tokens)
 end
+if tenants then
+  local bytes = 0
+  for i = 1, #claimed do
+    bytes = bytes + weight(claimed[i])
+  end
+  tenants.serve(alone and 0 or want - #claimed, now, function(element)
+    local key = ordered and ordering_of(element)
+    bytes = bytes + weight(element)
+    if alone or #claimed > 0 and bytes > budget then
+      return nil
+    elseif lost_count(element) > 0 and (#claimed > 0 or in_hand > 0) then -- a suspect, for who has empty hands
+      ready = redis.call('RPUSH', READY, element)
+      return 'ready'
+    elseif key and not has_turn(UNIQUES, key, id_of(element)) then
+      park(UNIQUES, LANES, LATER, key, element)
+      return 'moved'
+    end
+    redis.call('RPUSH', DOING, element)
+    claimed[#claimed + 1], alone = element, lost_count(element) > 0
+    return 'claimed'
+  end)
+  if tenants.some() > 0 then -- more to come, and perhaps somebody is idle
+    ready = ready > 0 and ready or redis.call('LPUSH', READY, BELL)
+  end
+end
+spend(STATS, #claimed, now, tokens)
 if shut < 0 then
   suspects = -1
 elseif shut > 0 and ready > 0 and suspects == 0 then -- else they are in the way
@@ -359,6 +408,10 @@ end
 -- When is a next trip worth making? At the next due time, or when the next lease of somebody ends.
 local soonest = head[2] and tonumber(head[2])
 soonest = soonest ~= nil and soonest < PARKED and soonest or nil
+local rests = tenants and tonumber(tenants.rests_until())
+if rests and (not soonest or rests < soonest) then
+  soonest = rests
+end
 local ending = leases[1] == name and leases[4] or leases[1] ~= name and leases[2]
 if ending and (not soonest or tonumber(ending) < soonest) then
   soonest = tonumber(ending) + 1
