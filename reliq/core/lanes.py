@@ -20,9 +20,11 @@ from reliq.core import scripts
 from reliq.core.command import Command, Flow
 from reliq.core.flows import all_of
 from reliq.core.keys import Keys
+from reliq.core.shape import FLAG
 from reliq.errors import ConfigError
 
 _TURN: Final = scripts.load("turn", after=("envelope", "lanes"), shape=frozenset({0, 1, 2}))
+_VACATE: Final = scripts.load("vacate", after=("envelope", "shares"), shape=FLAG)
 
 #: The ordering key in the meta.
 KEY: Final = "o"
@@ -156,3 +158,14 @@ def go_on(keys: Keys, key: str, holder: str) -> Command:
         return int(reply)
 
     return Command(_TURN, names, (key, holder), parse, idempotent=True, queue=keys.queue)
+
+
+def vacate(keys: Keys, tenant: str, holder: str) -> Command:
+    """Let the place of a tenant go that ``holder`` (an id in hex) has, who is in nobody's hands; "": only see that
+    the tenant is in turn if it has something that waits. Parses to whether there was something to do."""
+    names = (keys.uniques, keys.lanes, keys.later, keys.tenants)
+
+    def parse(reply: Any) -> bool:
+        return bool(reply)
+
+    return Command(_VACATE, names, (tenant, holder), parse, idempotent=True, queue=keys.queue)

@@ -464,6 +464,12 @@ class Reason(str, Enum):
         "somebody has deleted a list of the queue, or its message, by hand; or Redis has lost writes",
         "let the next one go on: reliq fsck --repair",
     )  # fmt: skip
+    LOST_PLACE = (
+        "LOST_PLACE", Kind.QUEUE,
+        "a tenant has less in hand than its limit allows, as one place is taken by a message that nobody has",
+        "somebody has deleted a list of the queue, or a message, by hand; or Redis has lost writes",
+        "let the place go: reliq fsck --repair",
+    )  # fmt: skip
     FOREIGN_KEY = (
         "FOREIGN_KEY", Kind.QUEUE,
         "a key stands among those of the queue that is none of them",

@@ -73,3 +73,22 @@ def test_nobody_has_the_turn(commands: Commands, redis: redis_py.Redis, queue: r
     assert (finding["code"], finding["repaired"]) == ("LOST_TURN", True)
     assert drain(queue) == [2, 3]
     assert report(commands)["clean"]
+
+
+def test_a_place_that_nobody_has(commands: Commands, redis: redis_py.Redis) -> None:
+    """A tenant's message in hand was deleted by hand: it counts no more after the repair."""
+    with commands.queue("shops") as queue:
+        queue.limit(tenant_concurrency=1)
+        queue.put_many([1, 2], tenant="acme")
+        with queue.consumer() as consumer:
+            [lease] = consumer.claim(1)
+            assert report(commands)["clean"]
+            redis.delete(queue.options.keys.doing(consumer.name))
+            result = commands("fsck")
+            assert (result.status, "! LOST_PLACE: message" in result.out) == (1, True)
+            [finding] = report(commands, "--repair")["findings"]
+            assert (finding["code"], finding["repaired"]) == ("LOST_PLACE", True)
+            [lease] = consumer.claim(1, timeout=5)
+            assert lease.body == 2
+            lease.ack()
+        assert report(commands)["clean"]

@@ -1,5 +1,5 @@
 """Turns of ordering keys that nobody has, or that are had by messages which are nowhere: who waits behind them
-would wait for ever."""
+would wait for ever. And places of tenants that are taken by messages which nobody has in hand."""
 
 from __future__ import annotations
 
@@ -26,20 +26,25 @@ class Turns:
         self._holders: dict[str, bytes] = {}  # by key: the id
         self._met: set[str] = set()
         self._waiting: set[str] = set()
+        self._places: dict[bytes, str] = {}  # by id: the tenant
 
     def read_g(self) -> Flow[None]:
         """Read it, in bounded steps; before the messages, so that none is missed that ends meanwhile."""
         k, cursor = self._context.keys, -1
         while cursor != 0:
-            args = (max(cursor, 0), "MATCH", "=*", "COUNT", defaults.SCRIPT_ELEMENTS)
+            args = (max(cursor, 0), "MATCH", "[=@]*", "COUNT", defaults.SCRIPT_ELEMENTS)
             reply: Any = yield Command("HSCAN", (k.uniques,), args, idempotent=True, queue=k.queue)
             cursor = int(reply[0])
             for field, id in zip(reply[1][::2], reply[1][1::2], strict=True):
-                if len(id) == 32:
+                if field[:1] == b"@" and len(field) == 33:
+                    self._places[bytes.fromhex(field[1:].decode())] = id.decode("utf-8", "replace")
+                elif field[:1] == b"=" and len(id) == 32:
                     self._holders[field[1:].decode("utf-8", "replace")] = bytes.fromhex(id.decode())
 
     def met(self, state: str, element: bytes) -> None:
         """A message is there."""
+        if state == "doing" and self._places:
+            self._places.pop(element[env.CHECKED_FROM : env.META_FROM], None)
         if element[env.META_FROM] == 0x80 or not (self._holders or state == "later"):  # an empty meta
             return
         try:
@@ -53,8 +58,15 @@ class Turns:
         elif state == "later":
             self._waiting.add(key)
 
-    def left(self, most: int) -> list[LostTurn]:
+    def left(self, most: int) -> list[Finding]:
         """Those that are not had by a message which was met, at most so many."""
+        k = self._context.keys
+        places = [
+            LostPlace(self._context, k.uniques, tenant, id.hex()) for id, tenant in [*self._places.items()][:most]
+        ]
+        return [*self._left(most), *places]
+
+    def _left(self, most: int) -> list[LostTurn]:
         had = [(key, id.hex()) for key, id in self._holders.items() if key not in self._met]
         nobody = [(key, "") for key in sorted(self._waiting - self._holders.keys())]
         return [LostTurn(self._context, self._context.keys.lanes, *each) for each in [*had, *nobody][:most]]
@@ -94,3 +106,34 @@ class LostTurn(Finding):
             return False
         done: int = yield lanes.go_on(self.context.keys, self.ordering_key, self.holder)
         return done != 0
+
+
+@dataclass
+class LostPlace(Finding):
+    """A place of a tenant; ``holder``: the id (hex) of the message that has it."""
+
+    tenant: str
+    holder: str
+    code = Reason.LOST_PLACE
+
+    @property
+    def evidence(self) -> str:
+        return f"message {self.holder} counts as one of tenant {self.tenant!r} in hand, and nobody has it"
+
+    @property
+    def action(self) -> str:
+        return "let the place go"
+
+    def look_g(self) -> Flow[bool]:
+        k = self.context.keys
+        there: Any = yield Command("HGET", (k.uniques,), ("@" + self.holder,), idempotent=True, queue=k.queue)
+        if there is None:
+            return False
+        found = yield from explain_g(k, self.holder)
+        return found.state not in ("doing", "moving", "unsearched")
+
+    def repair_g(self) -> Flow[bool]:
+        if not (yield from self.look_g()):
+            return False
+        done: bool = yield lanes.vacate(self.context.keys, self.tenant, self.holder)
+        return done

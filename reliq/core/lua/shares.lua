@@ -93,20 +93,31 @@ local function shares(UNIQUES, LANES, LATER, TENANTS, limits)
     end
   end
 
-  -- A message is in hand no more: it has ended, or has gone back.
-  local function count_out(e)
-    local id = to_hex(e, 24)
+  -- If anything of the tenant waits, it is in turn.
+  local function come_again(tenant)
+    if first_in_lane(tenant) == nil then
+      return 0
+    end
+    enter(tenant)
+    return 1
+  end
+
+  local function vacate(id)
     local tenant = redis.call('HGET', UNIQUES, '@' .. id)
     if not tenant then
-      return
+      return 0
     end
     redis.call('HDEL', UNIQUES, '@' .. id)
     if redis.call('HINCRBY', UNIQUES, '~' .. tenant, -1) <= 0 then
       redis.call('HDEL', UNIQUES, '~' .. tenant)
     end
-    if first_in_lane(tenant) ~= nil then
-      enter(tenant)
-    end
+    come_again(tenant)
+    return 1
+  end
+
+  -- A message is in hand no more: it has ended, or has gone back.
+  local function count_out(e)
+    vacate(to_hex(e, 24))
   end
 
   -- Who may go on by now is in turn again, and what is used up is forgotten.
@@ -167,6 +178,6 @@ local function shares(UNIQUES, LANES, LATER, TENANTS, limits)
       return redis.call('ZRANGEBYSCORE', TENANTS, RESTS, '(' .. RATES, 'WITHSCORES', 'LIMIT', 0, 1)[2]
     end,
     tenant_of = tenant_of, line_up = line_up, stands_back = stands_back, stand_back = stand_back, count_in = count_in,
-    count_out = count_out, wake = wake_tenants, serve = serve_tenants,
+    count_out = count_out, vacate = vacate, come_again = come_again, wake = wake_tenants, serve = serve_tenants,
   }
 end
