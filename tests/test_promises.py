@@ -763,6 +763,7 @@ README: dict[str, list[str]] = {
     "an exclusive holder dies, sleeps or loses replies, or somebody pushes to the head": ["9.20"],
     "whoever fires the ticks of schedules dies at any moment, or replies are lost": ["ticks"],
     "a worker of several queues or levels dies, or loses replies": ["priorities"],
+    "workers of messages of tenants die, or lose replies": ["tenants"],
     "workers of messages with ordering keys die, or lose replies": ["ordering keys"],
     "workers or producers of unique messages die, or lose replies": ["unique"],
     "workers of a queue with a limit die, or lose replies": ["limits"],
@@ -806,6 +807,20 @@ MORE: dict[str, list[Clause]] = {
             "nothing lost, and the order holds",
             "faults/test_priorities.py::test_kill_9_with_messages_of_several_levels_claimed_ahead",
             "faults/test_priorities.py::test_every_tenth_reply_lost_of_several_levels",
+        ),
+    ],
+    "tenants": [
+        holds(
+            "no more in hand than the limit, and no place leaks",
+            "faults/test_tenants.py::test_limits_outlive_kills_and_lost_replies",
+            "lua/test_shares.py::test_no_more_in_hand_than_the_limit",
+            "lua/test_shares.py::test_a_late_settle_gives_no_place",
+            "lua/test_shares.py::test_repeated_trip_counts_once",
+        ),
+        holds(
+            "nobody starves",
+            "lua/test_shares.py::test_each_gets_its_share",
+            "lua/test_shares.py::test_many_tenants",
         ),
     ],
     "ordering keys": [
