@@ -27,7 +27,7 @@ import redis as redis_py
 import reliq
 import reliq.aio
 from reliq.core import envelope as env
-from reliq.core import ops
+from reliq.core import expiry, ops
 from reliq.core.codec import CODECS, decode
 from reliq.errors import DecodeError
 from tests.fuzz import fates, mutants
@@ -81,6 +81,7 @@ def parsed(element: bytes, codec: str | None) -> tuple[str, Any]:
         if not env.is_envelope(element):
             return RAW, decode({"r": True}, element, raw_codec, raw_codec)
         envelope = env.unpack(element)
+        expiry.check(envelope.meta, 1_000_000_000_000)  # some day before that of any test
         return MESSAGE, decode(envelope.meta, envelope.body, CODECS[codec or "msgpack"], raw_codec)
     except DecodeError as error:
         return error.code if str(error) else "no reason", None
