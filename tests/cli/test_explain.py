@@ -250,3 +250,20 @@ def test_a_long_search_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, strea
         assert "\n" not in told
     else:
         assert told.splitlines() == [f"reliq: {line}" for line in lines]
+
+
+def test_progress_is_shown(commands: Commands) -> None:
+    """As its handler said it last, with nothing that a terminal would obey; and that it is done, from its result."""
+    with commands.queue("emails") as queue:
+        receipt = queue.put({"n": 1}, result=60)
+        with queue.consumer() as consumer:
+            [lease] = consumer.claim(1, timeout=5)
+            lease.progress({"done": 3, "of": "\x1b[2J"})
+            consumer._trip(0)
+            screen = commands("explain", receipt).out
+            assert "  progress  {'done': 3, 'of': '\\x1b[2J'}" in screen
+            assert commands("explain", receipt, "--json").json["progress"] == "{'done': 3, 'of': '\\x1b[2J'}"
+            lease.ack(result="sent")
+    done = commands("explain", receipt)
+    assert (done.status, done.out.splitlines()[0]) == (0, f"{receipt}: done, DONE")
+    assert "its result is kept" in done.out
