@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from reliq import defaults
+from reliq.core import idempotency
 from reliq.core.idempotency import Entered
 from reliq.errors import ConfigError, LeaseLost, OutcomeUnknown, Release, Unavailable
 from reliq.logging import log
@@ -84,7 +85,7 @@ class Idempotent:
         """What the handler returns now, or has returned for this key before."""
         marker = self._marker(handler, lease)
         try:
-            entered = handler.queue.links.insist(lease.entering(marker, self.ttl))
+            entered = handler.queue.links.insist(entering(lease, marker, self.ttl))
         except (Unavailable, OutcomeUnknown) as error:
             raise _later(error) from error
         return run() if self._may_begin(entered, lease, marker) else entered.value
@@ -93,7 +94,7 @@ class Idempotent:
         """The same, of a coroutine function."""
         marker = self._marker(handler, lease)
         try:
-            entered = await _insist(handler.queue.links.insist, lease.entering(marker, self.ttl))
+            entered = await _insist(handler.queue.links.insist, entering(lease, marker, self.ttl))
         except (Unavailable, OutcomeUnknown) as error:
             raise _later(error) from error
         return await run() if self._may_begin(entered, lease, marker) else entered.value
@@ -118,7 +119,7 @@ class Idempotent:
 
     def _marker(self, handler: Handler[..., Any], lease: Leased) -> str:
         body = lease.body if handler.fit is None else handler.fit(lease.body)
-        return lease.marker(handler.type or "", self.text(body))
+        return idempotency.marker(lease._state.keys, handler.type or "", self.text(body))
 
     def _may_begin(self, entered: Entered, lease: Leased, marker: str) -> bool:
         """Whether there is work to do; raises what becomes of the message if that cannot be told now."""
@@ -131,8 +132,19 @@ class Idempotent:
         if entered.how == "done":
             log.info("message %s is not handled: its idempotency key was done by %s", lease.id, entered.id)
             return False
-        lease.will_be_done(marker, self.ttl)
+        will_be_done(lease, marker, self.ttl)
         return True
+
+
+def entering(lease: Leased, marker: str, ttl: float) -> Command:
+    """What asks whether a handler may begin with the message of this lease."""
+    state = lease._state
+    return idempotency.enter(state.keys, state.name, lease._message.element, marker, ttl)
+
+
+def will_be_done(lease: Leased, marker: str, ttl: float) -> None:
+    """Let its ack say that the key of this marker is done."""
+    lease._mark = f"{round(ttl * 1000)} {marker}"
 
 
 async def _insist(insist: Callable[[Command], Any], command: Command) -> Any:

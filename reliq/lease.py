@@ -12,7 +12,6 @@ from typing import Any
 from reliq import context
 from reliq.core import envelope as env
 from reliq.core import results
-from reliq.core.command import Command
 from reliq.core.consumer import ConsumerState
 from reliq.core.expiry import deadline_of
 from reliq.core.failure import Failure
@@ -115,6 +114,7 @@ class Leased:
         self._retry = retry
         self._token: Any = None
         self._result: Any = None
+        #: Ms and key of what says that its idempotency key is done, once it is acked.
         self._mark = ""
         self._settled = False
         self._since = clock()
@@ -212,30 +212,14 @@ class Leased:
         """Let another policy than the queue's decide when it fails: that of the handler that it is given to."""
         self._retry = retry
 
-    def marker(self, scope: str, key: str) -> str:
-        """Where it is written down what is known of an idempotency key of its queue."""
-        from reliq.core import idempotency
-
-        return idempotency.marker(self._state.keys, scope, key)
-
-    def entering(self, marker: str, ttl: float) -> Command:
-        """What asks whether a handler may begin with it; see ``core.idempotency.enter``."""
-        from reliq.core import idempotency
-
-        return idempotency.enter(self._state.keys, self._state.name, self._message.element, marker, ttl)
-
-    def will_be_done(self, marker: str, ttl: float) -> None:
-        """Its ack says that this idempotency key is done."""
-        self._mark = f"{round(ttl * 1000)} {marker}"
-
-    def done(self, value: Any) -> Settle:
+    def _done(self, value: Any) -> Settle:
         """The settle of an ack, with what its handler returned."""
         return done(self._state, self._message, value, self._mark)
 
     def returned(self, value: Any) -> Settle | Message:
         """The same, as a worker's loop takes it, which need not hear of a plain one."""
         if self._mark or self._state.results.are_asked(self._message):
-            return self.done(value)
+            return self._done(value)
         if self._message.traced:
             self._message.done()
         return self._message
@@ -264,7 +248,7 @@ class Leased:
     def judge(self, error: BaseException | None) -> Settle:
         """The settle for a handler's outcome; see settle_for()."""
         if error is None:
-            return self.done(self._result)
+            return self._done(self._result)
         return settle_for(self._state, self._message, self._retry, error)
 
     def verdict(self, error: BaseException | None) -> Settle:

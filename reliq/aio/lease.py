@@ -40,7 +40,7 @@ class Lease(Leased):
     async def ack(self, result: Any = None) -> None:
         """Done: remove the message, and give ``result`` to who waits for that (``put(result=)``). Raises LeaseLost
         if that comes too late, OutcomeUnknown if unanswered."""
-        await self._settle(self.done(self._result if result is None else result))
+        await self._settle(self._done(self._result if result is None else result))
 
     async def retry(self, delay: float | None = None, *, reason: str = "retry") -> None:
         """Failed: come back in ``delay`` seconds (None: as the policy says); counts as an attempt."""

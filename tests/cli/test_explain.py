@@ -253,7 +253,7 @@ def test_a_long_search_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, strea
 
 
 def test_progress_is_shown(commands: Commands) -> None:
-    """As its handler said it last, with nothing that a terminal would obey; and that it is done, from its result."""
+    """As its handler said it last, with nothing that a terminal would obey; and that it is done, by its result."""
     with commands.queue("emails") as queue:
         receipt = queue.put({"n": 1}, result=60)
         with queue.consumer() as consumer:

@@ -12,7 +12,9 @@ import pytest
 import redis as redis_py
 
 import reliq
+from reliq.core.idempotency import marker
 from reliq.errors import ConfigError
+from reliq.idempotency import Idempotent, entering, will_be_done
 from tests.conformance.shell import Shell, dead_letters, events, expire
 
 
@@ -102,8 +104,8 @@ async def test_while_another_one_is_in_hand(sh: Shell, redis: redis_py.Redis) ->
     async with sh.open(q.consumer(prefetch=2)) as c:
         (first,) = await sh(c.claim(timeout=5))
         (second,) = await sh(c.claim(timeout=5))
-        mark = first.marker("", "a")
-        assert (await sh(q.links.insist(first.entering(mark, 60)))).how == ""
+        mark = marker(q.options.keys, "", "a")
+        assert (await sh(q.links.insist(entering(first, mark, 60)))).how == ""
         await sh(handler(second))  # while the first is at work
         assert seen == []
         assert (await sh(q.explain(ids[1]))).reason == "RELEASE_BACKOFF"
@@ -141,15 +143,15 @@ async def test_a_worker_that_died(sh: Shell, redis: redis_py.Redis) -> None:
     await sh(q.put({"order": 1, "n": 0}))
     async with sh.open(q.consumer()) as zombie:
         (held,) = await sh(zombie.claim(timeout=5))
-        mark = held.marker("", "1")
-        await sh(q.links.insist(held.entering(mark, 60)))
-        held.will_be_done(mark, 60)
+        mark = marker(q.options.keys, "", "1")
+        await sh(q.links.insist(entering(held, mark, 60)))
+        will_be_done(held, mark, 60)
         await sh(q.put({"order": 1, "n": 1}))
         await work(sh, handler)
         assert seen == []  # it is in hand, as far as anybody knows
         expire(redis, q, zombie)
         await sh(sh.Reaper(q).run_once())
-        assert (await sh(q.links.insist(held.entering(mark, 60)))).how == "lost"
+        assert (await sh(q.links.insist(entering(held, mark, 60)))).how == "lost"
         with pytest.raises(reliq.LeaseLost):
             await sh(held.ack())
         assert [value[:1] for value in markers(redis, q).values()] == [b"p"]
@@ -209,8 +211,6 @@ class Order:
 )
 def test_keys(key: Any, body: Any, text: str) -> None:
     """A field of a map or of an object, or what a function says."""
-    from reliq.idempotency import Idempotent
-
     assert Idempotent(key, 1.0).text(body) == text
 
 
