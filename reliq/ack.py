@@ -159,6 +159,13 @@ class Handler(Generic[P, R]):
             self.check(result)
         return result
 
+    def bare(self, body: Any) -> Any:
+        """Hand the function the body, for one that takes that alone (``plain``)."""
+        assert self.plain is not None
+        if (result := self.plain(body)) is not None and not self.is_async:
+            self.check(result)
+        return result
+
     def around(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]], watch: Any = None) -> Handler[P, R]:
         """The same, with what ``wrap`` makes of its function in the place of that."""
         made = copy(self)

@@ -318,6 +318,12 @@ class ThreadExecutor(Executor[S]):
             return True
         return any(slot.message is not None and now - slot.started_at < QUICK for slot in self.slots)
 
+    def _lease_for(self, station: S, message: Message) -> Any:
+        """None for one of several handlers that takes the body alone."""
+        if station.routes is not None and not (message.known is not None and message.heeded):
+            return None if station.handler_of(message).plain is not None else self._lease(message)
+        return self._lease(message)
+
     def _serve(self, slot: Slot) -> None:
         """Work through what waits. One look at the clock is the end of a handler and the start of the next."""
         waiting, bare, ran = self.waiting, self._board is None, self.pace.ran
@@ -340,8 +346,8 @@ class ThreadExecutor(Executor[S]):
                     if (result := plain(message.body)) is not None:
                         station.handler.check(result)
                 else:
-                    lease = self._lease(message)
-                    result = station.handler_of(message).call(lease)
+                    lease, handler = self._lease_for(station, message), station.handler_of(message)
+                    result = handler.bare(message.body) if lease is None else handler.call(lease)
             except BaseException as raised:  # noqa: BLE001 - nothing that a handler raises may end the worker
                 error = raised
             now = clock()

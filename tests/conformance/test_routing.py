@@ -149,6 +149,22 @@ async def test_a_type_that_nobody_handles_waits(
     assert sum(await sh(q.size())) == 0
 
 
+async def test_no_hot_loop(sh: Shell, redis: redis_py.Redis) -> None:
+    """A worker that goes on asks Redis hardly more for messages that it does not know than if there were none."""
+    q, seen = sh.queue(), []
+    await sh(q.put_many(range(300), type="new"))
+    worker = sh.Worker(q.ack(seen.append, type="known"), signals=False)
+    task = sh.start(worker.run)
+    assert await until(lambda: redis.zcard(q.options.keys.later) == 300, seconds=20)
+    before = int(redis.info("commandstats")["cmdstat_evalsha"]["calls"])
+    await asyncio.sleep(0.7)
+    assert int(redis.info("commandstats")["cmdstat_evalsha"]["calls"]) - before < 20
+    worker.stop()
+    await task
+    assert int(redis.hget(q.options.keys.stats, "unrouted") or 0) < 900
+    assert seen == []
+
+
 async def test_a_handler_that_gets_it_at_last(sh: Shell, redis: redis_py.Redis) -> None:
     """From then on it is as if it had never waited: a failure, and a wish to come later, are what they are."""
     q = sh.queue(retry=reliq.Retry(wait=60))
