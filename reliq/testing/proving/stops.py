@@ -24,7 +24,7 @@ Visit = Callable[[Stop, FrameType], None]
 _IDLE: Final = {
     number
     for name, number in dis.opmap.items()
-    if name == "NOP" or name.startswith(("JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_ABSOLUTE"))
+    if name in ("NOP", "SETUP_FINALLY") or name.startswith(("JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_ABSOLUTE"))
 }
 _ENTERS: Final = {"BEFORE_WITH", "BEFORE_ASYNC_WITH", "SETUP_WITH", "SETUP_ASYNC_WITH"}
 
