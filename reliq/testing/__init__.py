@@ -7,7 +7,7 @@
 ``prove``             whether a handler has the same effects whatever happens to its messages
 ``reliq.testing.aio`` the first two functions again, awaitable
 
-Install ``reliq[testing]``; the fixtures are in ``reliq.testing.plugin``, which pytest finds by itself.
+Install ``reliq[testing]``; the fixtures are in ``pytest_reliq`` (``plugin`` here), which pytest finds by itself.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""The pytest plugin, which pytest finds by its entry point. It costs the import of reliq, and no server before
-a test asks for one; ``-p no:reliq`` leaves it out.
+"""The pytest plugin, which pytest finds by its entry point; ``-p no:reliq`` leaves it out.
+
+It is installed as a module of its own, ``pytest_reliq`` (in a checkout that is a link in ``entry``): every pytest
+where reliq is installed loads it, and most need no reliq. No server starts before a test asks for one.
 
 `reliq_url`         where the session's Redis is: ``$RELIQ_TEST_URL``, else a private server, stopped at the end
 `reliq_queues`      makes queues for this test alone, or moves one of the application: ``reliq_queues(app.emails)``
