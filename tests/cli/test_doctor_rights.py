@@ -31,6 +31,7 @@ from tests.topologies import Cluster, Replicated
 ROOT = Path(reliq.__file__).parent
 
 RARE = {
+    "HSETNX": "the first put with an ordering key or a tenant",
     "EVAL": "a script that the server does not know yet",
     "RPOP": "a bell that nobody has heard",
 }

@@ -33,7 +33,7 @@ SENT: Final = frozenset(
         *("EVALSHA", "EVAL", "BLMOVE", "WAIT", "CLIENT UNBLOCK", "CLIENT KILL", "SCAN", "TIME", "SET"),
         # by commands that look
         *("EXISTS", "GET", "HGETALL", "HLEN", "HMGET", "HSCAN", "LLEN", "LRANGE", "TYPE", "XREVRANGE", "XRANGE"),
-        *("ZCARD", "ZCOUNT", "ZMSCORE", "ZRANGE", "ZREVRANGE"),
+        *("ZCARD", "ZCOUNT", "ZLEXCOUNT", "ZMSCORE", "ZRANGE", "ZREVRANGE"),
     }
 )
 """What reliq sends anywhere; a test compares it with the code and with what a server has counted."""
@@ -71,6 +71,7 @@ _BEHIND_KEY: Final[Mapping[str, Sequence[Arg]]] = {
     **dict.fromkeys(("HGETALL", "HLEN", "LLEN", "RPOP", "ZCARD"), ()),
     **dict.fromkeys(("HINCRBY", "HSET", "HSETNX", "LRANGE", "LREM", "LSET", "LTRIM", "ZADD", "ZCOUNT"), (1, 1)),
     **dict.fromkeys(("XRANGE", "XREVRANGE", "XTRIM", "ZRANGE", "ZRANGEBYSCORE", "ZREVRANGE"), (1, 1)),
+    **dict.fromkeys(("ZLEXCOUNT", "ZRANGEBYLEX"), ("-", "+")),
     "HSCAN": (0,),
     "BLMOVE": ("{key}", "RIGHT", "RIGHT", 1),
     "RENAME": ("{key}",),
