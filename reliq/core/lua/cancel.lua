@@ -19,14 +19,15 @@ if ARGV[6] == '1' and in_batch(KEYS[1], place, KEYS[3], KEYS[4], KEYS[5]) then
   return 2
 end
 redis.call('HDEL', KEYS[3], '') -- allowed when out of memory, and so is all that follows
+local lanes = turns(unpack(KEYS, 6, 9))
 if place == true then
-  unpark(KEYS[7], ARGV[1], redis.call('ZSCORE', KEYS[1], ARGV[1]))
+  lanes.unpark(ARGV[1], redis.call('ZSCORE', KEYS[1], ARGV[1]))
 end
 remove(KEYS[1], ARGV[1], place)
 if KEYS[11] then
   redis.call('UNLINK', KEYS[11])
 end
-free(ARGV[1], unpack(KEYS, 6, 9))
+free(ARGV[1], KEYS[6], lanes)
 tell(KEYS[10], ARGV[1], called_off(ARGV[3], {ARGV[4], ARGV[5]}))
 redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', '10000', '*', 'event', 'cancel', 'id', ARGV[3],
   'consumer', ARGV[4], 'detail', ARGV[5])

@@ -20,7 +20,7 @@ if ARGV[1] == '1' then
   redis.call('HDEL', KEYS[4], '') -- allowed when out of memory, and so is all that follows
   redis.call('ZADD', DEAD, t[1] * 1000 + math.floor(t[2] / 1000), ARGV[7])
   remove(KEYS[1], ARGV[5], place)
-  free(ARGV[5], unpack(KEYS, 5, 8))
+  free(ARGV[5], KEYS[5], turns(unpack(KEYS, 5, 8)))
   tell(KEYS[9], ARGV[5], ARGV[7])
   redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', '10000', '*', 'event', 'bury', 'id', ARGV[3],
     'consumer', ARGV[2], 'detail', ARGV[4])

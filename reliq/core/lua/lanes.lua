@@ -7,75 +7,82 @@
 -- and the serial number, all of one score. It may name some that are not in 'later' any more.
 local PARKED = 4000000000000000
 
--- The ordering key of a message, if it has one.
-local function ordering_of(e)
-  local meta = meta_of(e)
-  local key = meta and meta.o
-  return type(key) == 'string' and key or nil
-end
-
-local function lane_of(key, score)
-  return sha1hex(key) .. format('%016.0f', score)
-end
-
--- Whether this message has the turn of its key, or takes it as nobody has.
-local function has_turn(uniques, key, id)
-  return redis.call('HSETNX', uniques, '=' .. key, id) == 1 or redis.call('HGET', uniques, '=' .. key) == id
-end
-
--- Let a message wait for its turn. False if an equal one waits there already: a sorted set would make one of the two.
-local function park(uniques, lanes, later, key, e)
-  local there = tonumber(redis.call('ZSCORE', later, e) or 0)
-  if there > 0 and there < 6000000000000000 then -- not in the lane of a tenant, from where it would move here
-    return false
+-- What there is to do with them: made only where there are any, as each function that is made costs something.
+local function turns(UNIQUES, LANES, READY, LATER)
+  -- The ordering key of a message, if it has one.
+  local function ordering_of(e)
+    local meta = meta_of(e)
+    local key = meta and meta.o
+    return type(key) == 'string' and key or nil
   end
-  local score = PARKED + redis.call('HINCRBY', uniques, '#', 1)
-  redis.call('ZADD', later, format('%.0f', score), e)
-  redis.call('ZADD', lanes, 0, lane_of(key, score))
-  return true
-end
 
--- It leaves 'later', where it had this score: it waits for no turn any more.
-local function unpark(lanes, e, score)
-  local at, meta = tonumber(score or 0), meta_of(e)
-  if at >= 6000000000000000 and meta and type(meta.n) == 'string' then -- a tenant's (shares.lua)
-    redis.call('ZREM', lanes, 't' .. sha1hex(meta.n) .. format('%.0f', at))
-  elseif at >= PARKED and meta and type(meta.o) == 'string' then
-    redis.call('ZREM', lanes, lane_of(meta.o, at))
+  local function lane_of(key, score)
+    return sha1hex(key) .. format('%016.0f', score)
   end
-end
 
--- The next one of the lane of a key has the turn, and is at the head of ready. (Returns how many came there.) One call
--- passes over at most 1,000 that are not there any more.
-local function call_next(uniques, lanes, ready, later, key)
-  local digest = sha1hex(key)
-  for _ = 1, 1000 do
-    local first = redis.call('ZRANGEBYLEX', lanes, '[' .. digest, '(' .. digest .. ':', 'LIMIT', 0, 1)[1]
-    if not first then
-      break
+  -- Whether this message has the turn of its key, or takes it as nobody has.
+  local function has_turn(key, id)
+    return redis.call('HSETNX', UNIQUES, '=' .. key, id) == 1 or redis.call('HGET', UNIQUES, '=' .. key) == id
+  end
+
+  -- Let a message wait for its turn. False if an equal one waits already: a sorted set would make one of the two.
+  local function park(key, e)
+    local there = tonumber(redis.call('ZSCORE', LATER, e) or 0)
+    if there > 0 and there < 6000000000000000 then -- not in the lane of a tenant, from where it would move here
+      return false
     end
-    local score = sub(first, 41)
-    for _, waits in ipairs(redis.call('ZRANGEBYSCORE', later, score, score)) do
-      if ordering_of(waits) == key then
-        redis.call('RPUSH', ready, waits)
-        redis.call('ZREM', later, waits)
-        redis.call('ZREM', lanes, first)
-        redis.call('HSET', uniques, '=' .. key, to_hex(waits, 24))
-        return 1
+    local score = PARKED + redis.call('HINCRBY', UNIQUES, '#', 1)
+    redis.call('ZADD', LATER, format('%.0f', score), e)
+    redis.call('ZADD', LANES, 0, lane_of(key, score))
+    return true
+  end
+
+  -- It leaves 'later', where it had this score: it waits for no turn any more.
+  local function unpark(e, score)
+    local at, meta = tonumber(score or 0), meta_of(e)
+    if at >= 6000000000000000 and meta and type(meta.n) == 'string' then -- a tenant's (shares.lua)
+      redis.call('ZREM', LANES, 't' .. sha1hex(meta.n) .. format('%.0f', at))
+    elseif at >= PARKED and meta and type(meta.o) == 'string' then
+      redis.call('ZREM', LANES, lane_of(meta.o, at))
+    end
+  end
+
+  -- The next one of the lane of a key has the turn, and is at the head of ready. (Returns how many came there.) One
+  -- call passes over at most 1,000 that are not there any more.
+  local function call_next(key)
+    local digest = sha1hex(key)
+    for _ = 1, 1000 do
+      local first = redis.call('ZRANGEBYLEX', LANES, '[' .. digest, '(' .. digest .. ':', 'LIMIT', 0, 1)[1]
+      if not first then
+        break
       end
+      local score = sub(first, 41)
+      for _, waits in ipairs(redis.call('ZRANGEBYSCORE', LATER, score, score)) do
+        if ordering_of(waits) == key then
+          redis.call('RPUSH', READY, waits)
+          redis.call('ZREM', LATER, waits)
+          redis.call('ZREM', LANES, first)
+          redis.call('HSET', UNIQUES, '=' .. key, to_hex(waits, 24))
+          return 1
+        end
+      end
+      redis.call('ZREM', LANES, first)
     end
-    redis.call('ZREM', lanes, first)
-  end
-  redis.call('HDEL', uniques, '=' .. key)
-  return 0
-end
-
--- A message has ended: if the turn was its own, it goes on. Nothing may fail here, since the message has gone by now.
-local function end_turn(uniques, lanes, ready, later, e)
-  local key = ordering_of(e)
-  if not key or redis.pcall('HGET', uniques, '=' .. key) ~= to_hex(e, 24) then
+    redis.call('HDEL', UNIQUES, '=' .. key)
     return 0
   end
-  local fine, came = pcall(call_next, uniques, lanes, ready, later, key)
-  return fine and came or 0
+
+  -- A message has ended: if the turn was its own, it goes on. Nothing may fail here, since it has gone by now.
+  local function end_turn(e)
+    local key = ordering_of(e)
+    if not key or redis.pcall('HGET', UNIQUES, '=' .. key) ~= to_hex(e, 24) then
+      return 0
+    end
+    local fine, came = pcall(call_next, key)
+    return fine and came or 0
+  end
+
+  return {
+    key_of = ordering_of, has = has_turn, park = park, unpark = unpark, pass = end_turn, call_next = call_next,
+  }
 end

@@ -15,6 +15,7 @@
 -- Cost  O(1); or O(elements), at most as ARGV 3 and 4 say, one larger goes alone
 local PLACE, ASIDE, EVENTS, STATS = unpack(KEYS, 1, 4)
 local verb = ARGV[1]
+local lanes = turns(unpack(KEYS, 5, 8))
 local is_set = redis.call('TYPE', verb == 'take' and PLACE or ASIDE).ok == 'zset'
 
 local function length(key)
@@ -81,8 +82,8 @@ for i = 10, #KEYS do
 end
 local note = cmsgpack.pack({cause = 'PURGED', error = 'purged by ' .. ARGV[2]})
 for i = 1, #elements do
-  unpark(KEYS[6], elements[i], is_set and seen[2 * i])
-  free(elements[i], unpack(KEYS, 5, 8))
+  lanes.unpark(elements[i], is_set and seen[2 * i])
+  free(elements[i], KEYS[5], lanes)
   tell(KEYS[9], elements[i], note)
 end
 return {1, length(ASIDE)}

@@ -108,6 +108,7 @@ if redis.call('LLEN', INBOX) == 0 and returned < limit then
     going[#going + 1] = element
     returned = returned + 1
   end
+  local lanes = turns(UNIQUES, LANES, READY, LATER)
   local tenants = server[3] and shares(UNIQUES, LANES, LATER, KEYS[13], server[3])
   take(DOING, function(element)
     if tenants and #element > 39 then
@@ -116,7 +117,7 @@ if redis.call('LLEN', INBOX) == 0 and returned < limit then
     local id = whole(element) and to_hex(element, 24)
     if marks and marks[id] then
       note_cancel(EVENTS, id, marks[id])
-      free(element, UNIQUES, LANES, READY, LATER)
+      free(element, UNIQUES, lanes)
       tell(RESULTS, element, called_off(id, marks[id]))
       marks[id], cancelled = nil, cancelled + 1
       return
@@ -134,7 +135,7 @@ if redis.call('LLEN', INBOX) == 0 and returned < limit then
         n = epoch * 1000 + buried, -- equal members of a sorted set are one, equal messages are several
       })
       redis.call('ZADD', DEAD, now, why .. back)
-      free(back, UNIQUES, LANES, READY, LATER)
+      free(back, UNIQUES, lanes)
       tell(RESULTS, back, why)
       note('bury', id, 'POISON')
       buried = buried + 1

@@ -89,7 +89,7 @@ if count > 0 then
     }
     redis.call('ZADD', DEAD, now, cmsgpack.pack(why) .. back)
     redis.call('RPOP', READY)
-    free(back, UNIQUES, LANES, READY, LATER) -- which may bring another one there
+    free(back, UNIQUES, turns(UNIQUES, LANES, READY, LATER)) -- which may bring another one there
     tell(RESULTS, back, cmsgpack.pack(why))
     redis.call('HSET', LOCK, 'span', 0, 'size', 0)
     note('bury', id, 'POISON')

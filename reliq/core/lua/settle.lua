@@ -76,8 +76,9 @@ elseif verb == 'ack' then
     redis.call('UNLINK', KEYS[i])
   end
   if redis.call('EXISTS', UNIQUES) == 1 then
+    local lanes = turns(UNIQUES, LANES, READY, LATER)
     for i = 1, count do
-      free(batch[i], UNIQUES, LANES, READY, LATER)
+      free(batch[i], UNIQUES, lanes)
     end
   end
   redis.pcall('HINCRBY', STATS, 'ack', count - buried)

@@ -67,8 +67,10 @@ if server[4] then -- somebody holds the queue for himself alone (seize.lua), whi
 end
 local head = redis.call('ZRANGE', LATER, 0, 0, 'WITHSCORES')
 local ordered = server[7] and redis.call('HLEN', UNIQUES) and redis.call('ZCARD', LANES)
+  and turns(UNIQUES, LANES, READY, LATER)
 local tenants = server[8] and redis.call('HLEN', UNIQUES) and redis.call('ZCARD', LANES)
   and redis.call('ZCARD', TENANTS) and shares(UNIQUES, LANES, LATER, TENANTS, server[8])
+local in_lanes = ordered or tenants
 
 redis.call('ZREM', LATER, '') -- allowed when out of memory; from here on everything is
 redis.call('ZADD', CONSUMERS, now + lease, name)
@@ -215,7 +217,7 @@ for i = 13 + acks, #ARGV, 4 do
       tenants.count_out(element)
     end
     if ordered and (by or verb == 'bury') then
-      ready = ready + end_turn(UNIQUES, LANES, READY, LATER, element)
+      ready = ready + ordered.pass(element)
     end
     if not by then
       stays[id_of(element)] = true
@@ -231,9 +233,9 @@ for i = 13 + acks, #ARGV, 4 do
   end
   index = index + 1
 end
-for i = 13, (ordered or tenants) and 12 + acks or 0 do
+for i = 13, in_lanes and 12 + acks or 0 do
   if not refused[id_of(ARGV[i])] then
-    ready = ready + (ordered and end_turn(UNIQUES, LANES, READY, LATER, ARGV[i]) or 0)
+    ready = ready + (ordered and ordered.pass(ARGV[i]) or 0)
     if tenants then
       tenants.count_out(ARGV[i])
     end
@@ -291,7 +293,7 @@ if tenants then
   end
 end
 if room > 0 and ready > 0 then
-  local most = room + ((ordered or tenants) and 300 or suspects_mode == 'decline' and 100 or 0)
+  local most = room + (in_lanes and 300 or suspects_mode == 'decline' and 100 or 0)
   local seen = from_right(READY, math.min(ready, most), budget, weight)
   -- Bells first: else a claim of one could come back empty while messages wait behind it. Where messages were
   -- cancelled there may be many, of which one trip drops some thousands.
@@ -309,8 +311,10 @@ if room > 0 and ready > 0 then
     local element = seen[i]
     local known = element ~= BELL and whole(element)
     local suspect = known and lost_count(element) > 0
-    local key = ordered and known and ordering_of(element)
-    local tenant = tenants and known and tenants.tenant_of(element)
+    local key, tenant = nil, nil
+    if in_lanes and known then
+      key, tenant = ordered and ordered.key_of(element), tenants and tenants.tenant_of(element)
+    end
     if element == BELL then
       passed = passed + 1
     elseif suspect and suspects_mode == 'decline' then
@@ -321,8 +325,8 @@ if room > 0 and ready > 0 then
       break
     elseif #claimed >= room then
       break
-    elseif key and not has_turn(UNIQUES, key, id_of(element)) then
-      if not park(UNIQUES, LANES, LATER, key, element) then -- not before the one that is equal
+    elseif key and not ordered.has(key, id_of(element)) then
+      if not ordered.park(key, element) then -- not before the one that is equal
         redis.call('LPUSH', READY, element)
         ready, shut = ready + 1, math.max(shut, 200)
       end
@@ -371,15 +375,15 @@ if tenants then
     bytes = bytes + weight(claimed[i])
   end
   tenants.serve(alone and 0 or want - #claimed, now, function(element)
-    local key = ordered and ordering_of(element)
+    local key = ordered and ordered.key_of(element)
     bytes = bytes + weight(element)
     if alone or #claimed > 0 and bytes > budget then
       return nil
     elseif lost_count(element) > 0 and (#claimed > 0 or in_hand > 0) then -- a suspect, for who has empty hands
       ready = redis.call('RPUSH', READY, element)
       return 'ready'
-    elseif key and not has_turn(UNIQUES, key, id_of(element)) then
-      park(UNIQUES, LANES, LATER, key, element)
+    elseif key and not ordered.has(key, id_of(element)) then
+      ordered.park(key, element)
       return 'moved'
     end
     redis.call('RPUSH', DOING, element)

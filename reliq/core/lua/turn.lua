@@ -12,7 +12,7 @@ end
 redis.call('LLEN', KEYS[3])
 redis.call('ZCARD', KEYS[4])
 redis.call('ZREM', KEYS[2], '') -- allowed when out of memory, and so is all that follows
-if call_next(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]) == 1 then
+if turns(unpack(KEYS, 1, 4)).call_next(ARGV[1]) == 1 then
   return 1
 end
 return 2

@@ -11,8 +11,8 @@ local function unique_of(e)
 end
 
 -- Only what is its own; nothing may fail here, since the message has gone by now.
-local function free(e, uniques, lanes, ready, later)
-  end_turn(uniques, lanes, ready, later, e)
+local function free(e, uniques, lanes)
+  lanes.pass(e)
   local id, key = unique_of(e)
   if not id then
     return
