@@ -158,7 +158,7 @@ async def test_no_hot_loop(sh: Shell, redis: redis_py.Redis) -> None:
     assert await until(lambda: redis.zcard(q.options.keys.later) == 300, seconds=20)
     before = int(redis.info("commandstats")["cmdstat_evalsha"]["calls"])
     await asyncio.sleep(0.7)
-    assert int(redis.info("commandstats")["cmdstat_evalsha"]["calls"]) - before < 20
+    assert int(redis.info("commandstats")["cmdstat_evalsha"]["calls"]) - before < 40
     worker.stop()
     await task
     assert int(redis.hget(q.options.keys.stats, "unrouted") or 0) < 900

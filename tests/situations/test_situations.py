@@ -125,6 +125,27 @@ def test_nothing_is_processed_as_dead_hands_hold_it(shop: Shop) -> None:
     assert shop.json(f"explain {id}")["again"] == "WORKER_LOST"
 
 
+def test_nothing_is_processed_of_a_type(shop: Shop) -> None:
+    """A deployment lacks a handler. `reliq status`: NO_HANDLER, with the type, and `reliq explain` of the message
+    says the same; when the handler is there, it is handled."""
+    known = '@q.ack(type="bill")\ndef bill(body):\n    note("billed", body)'
+    shop.write("tasks", module('"emails"', known))
+    id = shop.ok("put --queue emails --type welcome 1").strip()
+    shop.ok("worker tasks --burst")
+    assert shop.effects() == []
+    [wrong] = shop.json("status", status=1)["queues"][0]["attention"]
+    assert wrong["code"] == "NO_HANDLER"
+    assert "type 'welcome'" in wrong["reason"]
+    told = shop.json(f"explain {id}", status=1)
+    assert (told["reason"], told["type"]) == ("NO_HANDLER", "welcome")
+    more = '@q.ack(type="welcome")\ndef welcome(body):\n    note("welcomed", body)'
+    shop.write("tasks", module('"emails"', f"{known}\n\n{more}"))
+    shop.ok(f"reschedule {id} --in 0s --queue emails")
+    shop.ok("worker tasks --burst")
+    assert shop.effects() == ["welcomed 1"]
+    assert shop.json("status")["queues"][0]["attention"] == []
+
+
 def test_nothing_is_processed_of_another_list(shop: Shop, own_server: RedisServer) -> None:
     """A producer lacks the key= of the workers. `reliq status`: OTHER_LIST, and how to move what it has put."""
     handler = '@q.ack\ndef send(body):\n    note("sent", body)'
