@@ -766,6 +766,8 @@ README: dict[str, list[str]] = {
     "workers of messages of tenants die, or lose replies": ["tenants"],
     "workers of messages with ordering keys die, or lose replies": ["ordering keys"],
     "workers or producers of unique messages die, or lose replies": ["unique"],
+    "workers die, or lose replies, while their results are waited for": ["results"],
+    "workers of an idempotent handler die, or lose replies": ["idempotent"],
     "workers of a queue with a limit die, or lose replies": ["limits"],
     "whoever cancels, or has the cancelled message in hand, dies, or a claim comes between": ["called off"],
     "a worker dies in the middle of a batch": ["batches"],
@@ -841,6 +843,15 @@ MORE: dict[str, list[Clause]] = {
             "lua/test_unique.py::test_poison",
             "conformance/test_unique.py::test_lost_replies",
         ),
+    ],
+    "results": [
+        holds(
+            "each wait ends, with the right result",
+            "faults/test_results.py::test_every_wait_ends_with_what_was_done",
+        ),
+    ],
+    "idempotent": [
+        holds("once for each key, and none stays locked", "faults/test_idempotent.py::test_a_key_is_done_once"),
     ],
     "limits": [
         holds(
