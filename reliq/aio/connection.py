@@ -7,10 +7,11 @@ when their loop ends in good order.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from copy import copy
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 import tenacity
@@ -27,6 +28,8 @@ from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
 from reliq.settings import Settings
 
 T = TypeVar("T")
+#: So many connections on which somebody has waited for a result are kept for the next who does.
+_SPARE: Final = 4
 
 
 class _Pools:
@@ -35,6 +38,7 @@ class _Pools:
     def __init__(self) -> None:
         self.by_node: dict[Node | None, Pool] = {}
         self.opening = asyncio.Lock()
+        self.spare: deque[Link] = deque()
 
     async def watch(self) -> AsyncGenerator[None]:
         """A generator that ends with its event loop (asyncio.run ends those that are open), or with us."""
@@ -47,6 +51,8 @@ class _Pools:
         """Close those that are not in use."""
         for pool in list(self.by_node.values()):
             await pool.aclose()
+        while self.spare:
+            await self.spare.pop().aclose()
 
 
 class Links:
@@ -103,6 +109,23 @@ class Links:
             revive=self._find if address.kind == "unix" else None,
             settings=self._settings,
         )
+
+    async def waiting(self, *, read_timeout: float) -> Link:
+        """A connection to wait on, for as long as it takes; ``waited`` takes it back."""
+        try:
+            link = (await self._mine()).spare.pop()
+        except IndexError:
+            link = await self.new(read_timeout=read_timeout, name="reliq-result")
+        link.key = self._keys.ready if self._keys else ""
+        return link
+
+    async def waited(self, link: Link) -> None:
+        """It is of no use to who had it any more, whatever is under way on it."""
+        spare = (await self._mine()).spare
+        if link.unread or len(spare) >= _SPARE:
+            await link.aclose()
+        else:
+            spare.append(link)
 
     async def _mine(self) -> _Pools:
         loop = asyncio.get_running_loop()

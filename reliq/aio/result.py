@@ -28,7 +28,7 @@ class Waiter:
             return await self._drive(result_g(options.keys, id, timeout, block=options.block, clock=clock))
         finally:
             if self._link is not None:
-                await self._link.aclose()
+                await self._queue.links.waited(self._link)
 
     async def _drive(self, steps: Steps[Any]) -> Any:
         try:
@@ -49,7 +49,7 @@ class Waiter:
             await asyncio.sleep(step.seconds)
         elif isinstance(step, Block):
             if self._link is None:
-                self._link = await links.new(name="reliq-result", read_timeout=self._queue.settings.patience)
+                self._link = await links.waiting(read_timeout=self._queue.settings.patience)
             return await self._link.run(step.command)
         else:
             return await (links.pipeline(step) if isinstance(step, list) else links.insist(step))

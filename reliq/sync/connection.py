@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import tenacity
 
@@ -22,6 +23,8 @@ from reliq.sync.link import Link
 from reliq.sync.pool import Pool
 
 T = TypeVar("T")
+#: So many connections on which somebody has waited for a result are kept for the next who does.
+_SPARE: Final = 4
 
 
 class Links:
@@ -38,6 +41,7 @@ class Links:
         self._address: Address | None = None
         self._topology = Topology(())
         self._pools: dict[Node | None, Pool] = {}
+        self._spare: deque[Link] = deque()
         self._lock = threading.RLock()
         self._process = process()
         self._reached = False
@@ -68,6 +72,7 @@ class Links:
         """A forked child must not share the sockets, nor a lock that a thread of its parent held."""
         if self._process is not process():
             self._lock, self._pools, self._process = threading.RLock(), {}, process()
+            self._spare = deque()
 
     @property
     def server(self) -> Server:
@@ -91,6 +96,23 @@ class Links:
             revive=self._find if address.kind == "unix" else None,
             settings=self._settings,
         )
+
+    def waiting(self, *, read_timeout: float) -> Link:
+        """A connection to wait on, for as long as it takes; ``waited`` takes it back."""
+        self._check_fork()
+        try:
+            link = self._spare.pop()
+        except IndexError:
+            link = self.new(read_timeout=read_timeout, name="reliq-result")
+        link.key = self._keys.ready if self._keys else ""
+        return link
+
+    def waited(self, link: Link) -> None:
+        """It is of no use to who had it any more, whatever is under way on it."""
+        if link.unread or len(self._spare) >= _SPARE:
+            link.close()
+        else:
+            self._spare.append(link)
 
     def _take(self, key: str) -> tuple[Pool, Link]:
         """A connection for this key, and where it is to be given back."""
@@ -199,3 +221,5 @@ class Links:
         self._check_fork()
         for pool in list(self._pools.values()):
             pool.close()
+        while self._spare:
+            self._spare.pop().close()

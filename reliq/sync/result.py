@@ -28,7 +28,7 @@ class Waiter:
             return self._drive(result_g(options.keys, id, timeout, block=options.block, clock=clock))
         finally:
             if self._link is not None:
-                self._link.close()
+                self._queue.links.waited(self._link)
 
     def _drive(self, steps: Steps[Any]) -> Any:
         try:
@@ -49,7 +49,7 @@ class Waiter:
             time.sleep(step.seconds)
         elif isinstance(step, Block):
             if self._link is None:
-                self._link = links.new(name="reliq-result", read_timeout=self._queue.settings.patience)
+                self._link = links.waiting(read_timeout=self._queue.settings.patience)
             return self._link.run(step.command)
         else:
             return links.pipeline(step) if isinstance(step, list) else links.insist(step)

@@ -400,6 +400,28 @@ async def test_while_redis_is_away(sh: Shell, own_server: Any) -> None:
     own_server.restart()
 
 
+async def test_who_stops_waiting_leaves_nothing_behind(sh: Shell, own_server: Any) -> None:
+    """A few connections are kept for the next who waits, and closed with the queue; one under way is cut."""
+    q = sh.queue(url=own_server.url, block=0.3)
+    client = own_server.client()
+
+    def waiting() -> int:
+        return sum(each["name"] == "reliq-result" for each in client.client_list())
+
+    receipts = await sh(q.put_many([1] * 6, result=60))
+    waits = [sh.start(receipt.result, 20) for receipt in receipts]
+    assert await until(lambda: waiting() == 6, seconds=20)
+    if sh.name == "aio":
+        waits.pop().cancel()
+        assert await until(lambda: waiting() == 5, seconds=20)
+    await work(sh, handler(sh, q, lambda body: body))
+    assert set(await asyncio.gather(*waits)) == {1}
+    assert await until(lambda: 1 <= waiting() <= 4, seconds=20)
+    await sh.close(q)
+    assert await until(lambda: waiting() == 0, seconds=20)
+    client.close()
+
+
 def test_answers_that_nobody_can_read() -> None:
     """Whatever stands there is told of, and raises nothing else."""
     from reliq.core.awaiting import value_of
