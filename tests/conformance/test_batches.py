@@ -549,3 +549,35 @@ async def test_a_class_that_fails_on_a_body(sh: Shell, redis: redis_py.Redis) ->
     assert lists == [[{"n": 2}]]
     [(note, _)] = dead_letters(redis, queue)
     assert (note["cause"], note["error"]) == ("ATTEMPTS", "OSError: the class wants a file")
+
+
+async def test_a_coroutine_is_interrupted_if_all_of_its_batch_is_cancelled(sh: Shell) -> None:
+    """Not before: others of it are still to be done."""
+    queue, interrupted, begun = sh.queue(), list[Any](), threading.Event()
+
+    async def wait(bodies: list[Any]) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            interrupted.append(bodies)
+            raise
+
+    ids = await sh(queue.put_many(["a", "b"]))
+    worker = sh.Worker(queue.ack(wait, batch=2))
+    task = sh.start(worker.run)
+    try:
+        assert await until(begun.is_set, seconds=20)
+        assert await sh(queue.cancel(ids[0]))
+        await asyncio.sleep(0.2)
+        assert not interrupted
+        assert await sh(queue.cancel(ids[1]))
+        assert await until(lambda: interrupted == [["a", "b"]], seconds=20)
+        for _ in range(1000):
+            if sum(await sh(queue.size())) == 0:
+                break
+            await asyncio.sleep(0.02)
+        assert await sh(queue.size()) == (0, 0, 0, 0)
+    finally:
+        worker.stop()
+        await task
