@@ -15,7 +15,7 @@ import pytest
 
 import reliq
 from reliq.errors import ConfigError
-from reliq.testing import NotIdempotent, Proof, Unprovable, prove
+from reliq.testing import NotIdempotent, Proof, Unprovable, capture, prove
 from tests.conftest import BINARIES
 from tests.servers import NO_SERVER, RedisServer
 from tests.testing import samples
@@ -329,6 +329,53 @@ def test_dependencies(proof: Prove) -> None:
     found = proof(Sample(handle.bind(store=world), ["a", "b"], lambda: world, world.clear))
     assert found.ok
     assert found.schedules > 5
+
+
+def test_ways_that_depend_on_others(proof: Prove) -> None:
+    """A line that is come to only after another message: without that one nothing happens there."""
+    world: set[str] = set()
+
+    def handle(body: str) -> None:
+        if world:
+            len(world)
+        world.add(body)
+
+    found = proof(Sample(handle, ["a", "b"], lambda: world, world.clear))
+    assert found.ok, str(found)
+
+
+def test_what_is_left_open(tmp_path: Path, proof: Prove) -> None:
+    """A file that a killed handler had open is closed at once: nothing of it gets into another schedule."""
+    path = tmp_path / "log"
+
+    def note(body: str) -> None:
+        file = path.open("a")
+        file.write(f"{body}\n")
+        file.close()
+
+    sample = Sample(note, ["a", "b"], lambda: path.read_text().splitlines(), lambda: path.write_text(""))
+    for _ in range(3):
+        found = proof(sample)
+        assert {each.kind: {d.kind for d in each.differences} for each in found.findings} == {
+            samples.TWICE: {"doubled"},
+            samples.KILLED: {"doubled"},
+            samples.LOST: {"doubled"},
+            samples.FAILED: {"doubled"},
+        }
+
+
+def test_puts_are_effects(proof: Prove) -> None:
+    """What a handler puts can be captured, and with an id of its own it is there once however often it is put."""
+    mails = reliq.Queue("mails", "redis://127.0.0.1:1/0")
+
+    def order(body: str, lease: reliq.Lease) -> None:
+        mails.put({"order": body}, id=f"mail for {lease.id}")
+
+    with capture(mails, passthrough=False) as puts:
+        found = proof(Sample(order, ["a", "b"], lambda: puts.bodies, puts.clear))
+        assert samples.TWICE in {each.kind for each in found.findings}
+        found = proof(Sample(order, ["a", "b"], lambda: {put.options["id"]: put.body for put in puts}, puts.clear))
+        assert found.ok
 
 
 def test_batches(proof: Prove) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import types
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import reliq
+from reliq import testing
 from reliq.errors import ConfigError
 from reliq.testing import DeadLettered, NotEmpty, Run, run_until_empty
 from reliq.testing import aio as testing_aio
@@ -130,6 +132,14 @@ async def test_no_end(sh: Shell) -> None:
     with pytest.raises(NotEmpty, match="1 ready"):
         await empty(sh, hang, timeout=0.3)
     free.set()
+
+
+@pytest.mark.parametrize("name", ["run_until_empty", "travel"])
+def test_same_in_both_shells(name: str) -> None:
+    """The same arguments; the one is awaited."""
+    plain, awaited = getattr(testing, name), getattr(testing_aio, name)
+    assert inspect.signature(plain) == inspect.signature(awaited)
+    assert inspect.iscoroutinefunction(awaited)
 
 
 @pytest.mark.parametrize(

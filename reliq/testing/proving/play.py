@@ -16,7 +16,7 @@ from reliq.core.dead import LetterWalk
 from reliq.core.verdict import describe
 from reliq.sync.queue import Queue
 from reliq.testing.proving.actor import Actor, Killed, die, expire, refused
-from reliq.testing.proving.schedules import FAIL, KILL, LOSE, OVERLAP, Schedule, Stop
+from reliq.testing.proving.schedules import DELIVER, FAIL, KILL, LOSE, OVERLAP, Schedule, Stop
 from reliq.testing.proving.stops import Tracer
 
 #: A message that was handed out so often and is still there is left where it is.
@@ -61,7 +61,7 @@ class Play:
         self.happened = False
         #: Through which lines each body went, first to last.
         self.paths: dict[int, list[Stop]] = {}
-        #: What the handler raised, by number of body.
+        #: What the handler raised, by number of body, where nothing else was to happen.
         self.raised: list[tuple[int, BaseException]] = []
 
     def run(self) -> None:
@@ -70,6 +70,11 @@ class Play:
             if not (number == self._schedule.other and self._schedule.kind == OVERLAP):
                 self._push(number)
                 self._drain(at_most=_MOST)
+        if (
+            self._schedule.kind == OVERLAP and not self.happened
+        ):  # without the other one before it went another way
+            self._push(self._schedule.other)
+            self._drain(at_most=_MOST)
         self._tell_what_is_left()
 
     def _push(self, number: int) -> None:
@@ -111,6 +116,7 @@ class Play:
             with Tracer(self._codes, self._visitor(number, actor, meets)):
                 late = refused(actor, lease)
         except Killed:
+            actor.raised = None  # with its frames goes what they have open: now, and not in the next play
             actor.engine.close()
             die(self._queue, actor.state.name, lease.id)
             return True
@@ -196,11 +202,12 @@ class Play:
 
     def _tell_of(self, number: int, actor: Actor, late: bool) -> None:
         raised, settle = actor.raised, actor.settled
-        if raised is not None:
+        if raised is not None and self._schedule.kind == DELIVER:
             self.raised.append((number, raised))
         what = "nothing" if settle is None else settle.verb
         told = f"{actor.name} raises {describe(raised)}: {what}" if raised else f"{actor.name} ends: {what}"
         self._say(f"{told}, refused: it comes too late" if late else told)
+        actor.raised = None
 
     def _tell_what_is_left(self) -> None:
         size = self._queue.size()

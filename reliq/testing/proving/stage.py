@@ -10,6 +10,7 @@ import logging
 import os
 import textwrap
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -134,7 +135,9 @@ class Stage:
             patience=self._patience,
             one_thread=self._one_thread,
         )
-        _in_thread(play.run) if elsewhere and self.kind is Play else play.run()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # of what a handler that was killed had open
+            _in_thread(play.run) if elsewhere and self.kind is Play else play.run()
         self.played += 1
         if not self.paths:
             self.paths = play.paths
