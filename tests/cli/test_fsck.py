@@ -544,3 +544,25 @@ def test_a_process_reads_the_same(commands: Commands, queue: reliq.Queue) -> Non
     """As anybody would start it."""
     result: subprocess.CompletedProcess[str] | Any = commands.process("fsck", "--repair")
     assert (result.status, result.err) == (0, "")
+
+
+def test_results_reports_and_keys_are_no_findings(commands: Commands, redis: redis_py.Redis) -> None:
+    """What ends by itself is known, and told of by nobody; what holds something else there is."""
+    with commands.queue("emails") as queue:
+
+        @queue.ack
+        @reliq.idempotent(key="k")
+        def handle(body: Any, lease: reliq.Lease) -> str:
+            lease.progress(50)
+            return "done"
+
+        receipt = queue.put({"k": 1}, result=60)
+        reliq.Worker(handle, until_empty=True, signals=False).run()
+        keys = queue.options.keys
+        assert receipt.result(5) == "done"
+        result = commands("fsck", "--queue", "emails")
+        assert (result.status, result.err) == (0, "")
+        redis.hset(keys.result(bytes(16)), "x", "y")
+        result = commands("fsck", "--queue", "emails")
+        assert result.status == 1
+        assert "WRONG_KEY_TYPE" in result.out
