@@ -179,7 +179,7 @@ def test_raises(server: RedisServer) -> None:
     with pytest.raises(NotIdempotent, match="doubled: 'a' is there twice") as raised:
         prove(lambda body: hits.append(body), ["a"], inside=[print_all], **options)
     assert not raised.value.proof.ok
-    assert prove(lambda body: None, ["a"], **options).ok
+    assert prove(lambda body: hits.count(body) or hits.append(body), ["a"], **options, schedule="deliver 1 1").ok
 
 
 def print_all(*values: Any) -> None:
@@ -263,6 +263,21 @@ def test_unprovable(proof: Prove) -> None:
     with pytest.raises(Unprovable, match=r"fails by itself, at body 1: ValueError\(7\)") as raised:
         proof(Sample(fails, [7], lambda: world, world.clear))
     assert isinstance(raised.value.__cause__, ValueError)
+
+    def never_done(body: Any) -> None:
+        raise reliq.Bury("no") if body == 8 else reliq.Release()
+
+    for body in (7, 8):
+        with pytest.raises(Unprovable, match="fails by itself"):
+            proof(Sample(never_done, [body], lambda: world, world.clear))
+
+    def given_back(body: Any, lease: reliq.Lease) -> None:
+        lease.release()
+
+    with pytest.raises(Unprovable, match="nothing would be proved"):
+        proof(Sample(lambda body: None, [7], lambda: world, world.clear))
+    with pytest.raises(Unprovable, match="does not get done by itself"):
+        proof(Sample(given_back, [7], lambda: world, world.clear))
     with pytest.raises(Unprovable, match="leave out what differs"):
         proof(Sample(lambda body: world.append(object()), [7], lambda: list(map(id, world)), world.clear))
     with pytest.raises(Unprovable, match=r"reset\(\) does not make the world as new"):
@@ -376,6 +391,26 @@ def test_puts_are_effects(proof: Prove) -> None:
         assert samples.TWICE in {each.kind for each in found.findings}
         found = proof(Sample(order, ["a", "b"], lambda: {put.options["id"]: put.body for put in puts}, puts.clear))
         assert found.ok
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_idempotent_handlers(is_async: bool, proof: Prove) -> None:
+    """``reliq.idempotent`` does the work of a key once; not that of a message whose worker dies before its ack."""
+    world: dict[str, int] = {}
+    queue = (reliq.aio if is_async else reliq).Queue("orders", "redis://127.0.0.1:1/0")
+
+    def handle(body: Any) -> None:
+        world[body["k"]] = world.get(body["k"], 0) + 1
+
+    async def handle_async(body: Any) -> None:
+        handle(body)
+
+    handler = queue.ack(reliq.idempotent(key="k")(handle_async if is_async else handle))
+    found = proof(Sample(handler, [{"k": "a"}, {"k": "b"}], lambda: world, world.clear))
+    kinds = {each.kind for each in found.findings}
+    assert samples.TWICE not in kinds
+    assert samples.KILLED in kinds
+    assert proof(Sample(handler, [{"k": "a"}, {"k": "a"}], lambda: world, world.clear), schedule="deliver 1 2").ok
 
 
 def test_batches(proof: Prove) -> None:

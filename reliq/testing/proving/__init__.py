@@ -45,7 +45,7 @@ def prove(
     that they do not (in those two the order of lists does not count). ``inside``: other functions whose lines
     are stops, too. ``schedule``: play just that one. ``most``: schedules at most. ``url``: of the Redis; else
     ``$RELIQ_TEST_URL``, else the private one. Returns a Proof, also if it fails and ``raises`` is False.
-    Unprovable: without any fault the handler fails, or has other effects the second time.
+    Unprovable: without any fault the handler fails, has other effects the second time, or none that is seen.
 
     A kill is an exception here (no Exception, but a BaseException): a ``finally`` of the handler runs, and
     what it has open is closed, as a dead process would not do, and most databases would do for it. With

@@ -40,7 +40,7 @@ class Actor:
         self.on_settle: Callable[[], None] = lambda: None
         self._handler = handler
         self._noting = handler.around(self._note_raised)
-        self._noting.retry = _POLICY
+        self._noting.retry, self._noting.queue = _POLICY, queue
 
     def _note_raised(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Remember what the handler raises."""

@@ -120,7 +120,7 @@ class ForkedPlay(Play):
             number = self._numbers[lease.id]
             fresh, before = not self.paths.get(number), len(self.raised)
             self._deliver(actor, lease)
-            tell(happened=self.happened)
+            tell(happened=self.happened, acked=sorted(self.acked))
             if fresh:
                 tell(number=number, path=[(s.where, s.line, s.time, s.leaves) for s in self.paths[number]])
             for of, error in self.raised[before:]:
@@ -188,6 +188,7 @@ class ForkedPlay(Play):
             if "say" in said:
                 self._say(said["say"])
             self.happened = self.happened or said.get("happened", False)
+            self.acked.update(said.get("acked", ()))
             if "path" in said:
                 self.paths.setdefault(said["number"], [Stop(*each) for each in said["path"]])
             if "raised" in said:

@@ -63,6 +63,8 @@ class Play:
         self.paths: dict[int, list[Stop]] = {}
         #: What the handler raised, by number of body, where nothing else was to happen.
         self.raised: list[tuple[int, BaseException]] = []
+        #: Whose acks were accepted.
+        self.acked: set[int] = set()
 
     def run(self) -> None:
         """All of it. Raises Stuck, or what is wrong with Redis."""
@@ -202,6 +204,8 @@ class Play:
 
     def _tell_of(self, number: int, actor: Actor, late: bool) -> None:
         raised, settle = actor.raised, actor.settled
+        if actor.acked:
+            self.acked.add(number)
         if raised is not None and self._schedule.kind == DELIVER:
             self.raised.append((number, raised))
         what = "nothing" if settle is None else settle.verb

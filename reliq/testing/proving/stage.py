@@ -41,12 +41,14 @@ _MOST_PATIENCE: Final = 1.0
 
 
 class Outcome(NamedTuple):
-    """Of a play: the effects, what happened step by step, whether what was to happen did, and errors by body."""
+    """Of a play: the effects, what happened step by step, whether what was to happen did, errors by body, and
+    which bodies were acked."""
 
     effects: Any
     story: list[str]
     happened: bool
     raised: list[tuple[int, BaseException]]
+    acked: set[int]
 
 
 class Stage:
@@ -90,6 +92,8 @@ class Stage:
         here = self.play(plain, here=True)
         for number, error in here.raised[:1]:
             raise Unprovable(f"{self.name} fails by itself, at body {number}: {error!r}") from error
+        if len(here.acked) < len(self._elements):
+            raise Unprovable(f"{self.name} does not get done by itself:\n" + "\n".join(here.story))
         if self.kind is ForkedPlay:
             self._check_processes(elsewhere, here)
         elif elsewhere.raised:
@@ -102,6 +106,11 @@ class Stage:
             raise Unprovable(
                 f"{self.name}: the effects of two runs without any fault are not the same; leave out what "
                 f"differs, such as times:\n{elsewhere.effects!r:.500}\n{here.effects!r:.500}"
+            )
+        if same(here.effects, self.before, ordered=True):
+            raise Unprovable(
+                f"{self.name}: effects() is after all bodies what it was before, and nothing would be proved: "
+                f"let it look at what the handler changes; it is {self.before!r:.200}"
             )
         self._references[plain.numbers] = here.effects
 
@@ -141,7 +150,7 @@ class Stage:
         self.played += 1
         if not self.paths:
             self.paths = play.paths
-        return Outcome(self._snapshot(), play.story, play.happened, play.raised)
+        return Outcome(self._snapshot(), play.story, play.happened, play.raised, play.acked)
 
     def _fresh_queue(self) -> Queue:
         options = self._queue.options
