@@ -74,9 +74,9 @@ def travel(queue: Any, seconds: float) -> int:
     on the way are fired, each once, all of them (as if workers had been there), and their messages say the right
     time. What waits is so much older, for ``expires``, ``max_age`` and tenacity's ``stop_after_delay``; and what
     ends by itself (the hour of ``put(id=)``, ``unique`` for a time) ends so much sooner.
-    The clocks of the server and of this program stay as they are: a lease, a ``timeout`` and ``datetime.now()`` in
-    a handler know nothing of it, what is in hand does not change, and a schedule that is made after a journey has
-    its first tick by the clock. There is no way back. ConfigError for what is no time.
+    The clocks of the server and of this program stay as they are: a lease, a ``timeout``, the rate of a tenant and
+    ``datetime.now()`` in a handler know nothing of it, what is in hand does not change, a schedule made after a
+    journey has its first tick by the clock, and there is no way back. ConfigError for what is no time.
     """
     ms = checked(seconds)
     return sum(q.links.flow(travel_g(q.options, ms)) for q in own_queues(own_queue(queue)))

@@ -102,6 +102,26 @@ async def test_ordering_keys(sh: Shell) -> None:
     assert await sh.drain(queue) == [2, 3, 4]
 
 
+async def test_tenants(sh: Shell) -> None:
+    """What waits for the turn of its tenant keeps its place; what is delayed for one comes due."""
+    queue, seen = sh.queue(), list[Any]()
+
+    @queue.ack
+    def handle(body: Any) -> None:
+        seen.append(body)
+
+    await sh(queue.put_many(["a1", "a2"], tenant="a"))
+    await sh(queue.put("b1", tenant="b"))
+    await sh(queue.put("b2", tenant="b", delay=HOUR))
+    await go(sh, queue, HOUR / 2)
+    assert (await empty(sh, handle)).handled == 3
+    assert sorted(seen) == ["a1", "a2", "b1"]
+    assert seen.index("a1") < seen.index("a2")
+    run = await empty(sh, handle, later="travel")
+    assert (run.handled, tuple(run.left)) == (1, (0, 0, 0, 0))
+    assert seen[-1] == "b2"
+
+
 async def test_what_ends_by_itself(sh: Shell) -> None:
     """The hour of an id, and a key that is unique for a time, end sooner; other queues are not concerned."""
     queue, other = sh.queue(), sh.queue("other")
