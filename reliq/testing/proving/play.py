@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import linecache
+import sys
 import threading
+import time
 from collections.abc import Callable
 from contextvars import copy_context
 from itertools import count
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final
 
+import redis
+
+import reliq
 from reliq.ack import Handler
 from reliq.core.command import Command
 from reliq.core.dead import LetterWalk
@@ -23,6 +30,9 @@ from reliq.testing.proving.stops import Tracer
 _MOST: Final = 10
 #: Seconds that a handler has in all.
 DEADLINE: Final = 30.0
+_POLL: Final = 0.01
+#: Where a thread waits for Redis.
+_OURS: Final = tuple(str(Path(inspect.getfile(each)).parent) for each in (reliq, redis))
 
 
 class Fault(Exception):
@@ -35,8 +45,8 @@ class Stuck(AssertionError):
 
 class Play:
     """``elements`` of the bodies, by number, and their ids. ``patience``: seconds that another consumer may
-    take while one is stopped; then that one goes on, as the other may wait for a lock of it. ``one_thread``:
-    the handler can run in this one alone, so the other runs inside of the stop."""
+    stand still while one is stopped; then that one goes on, as the other may wait for a lock of it.
+    ``one_thread``: the handler can run in this one alone, so the other runs inside of the stop."""
 
     def __init__(
         self,
@@ -182,7 +192,7 @@ class Play:
 
         thread = threading.Thread(target=copy_context().run, args=(run,), name="reliq-prover", daemon=True)
         thread.start()
-        thread.join(self._patience)
+        _watch(thread, self._patience)
         if thread.is_alive():
             self._say("the other one waits, it may be for a lock")
         self._others.append(thread)
@@ -221,3 +231,18 @@ class Play:
         while size.dead and not walk.done:
             for letter in self._queue.links.flow(walk.step_g()):
                 self._say(f"{self._numbers.get(letter.id, '?')} is a dead letter: {letter.cause}, {letter.error}")
+
+
+def _watch(thread: threading.Thread, patience: float) -> None:
+    """Until it ends, or stays where it is for so many seconds. To wait for Redis, on a busy machine, is no
+    standstill."""
+    since, before = time.monotonic(), None
+    begun = since
+    while thread.is_alive() and time.monotonic() - begun < DEADLINE / 2:
+        thread.join(_POLL)
+        frame = sys._current_frames().get(thread.ident or 0)
+        place = frame and (frame.f_code, frame.f_lasti)
+        if place != before or (frame and frame.f_code.co_filename.startswith(_OURS)):
+            since, before = time.monotonic(), place
+        elif time.monotonic() - since > patience:
+            return

@@ -33,8 +33,9 @@ from reliq.testing.proving.schedules import Schedule, Stop
 from reliq.testing.proving.stops import codes_of
 
 _MOST_BODIES: Final = 20
-#: Another consumer has so many times what a delivery took alone while one is stopped, and so many seconds at least
-#: and at most: where it waits for a lock of the other, each schedule takes that long.
+#: Another consumer may stand still while one is stopped for so many times what a delivery took alone, and so many
+#: seconds at least and at most: where it waits for a lock of the other, each schedule takes that long. Of another
+#: process nobody sees whether it stands still.
 _TIMES: Final = 10
 _PATIENCE: Final = 0.1
 _MOST_PATIENCE: Final = 1.0
