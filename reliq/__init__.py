@@ -32,6 +32,7 @@ from reliq.sync.queue import Queue
 if TYPE_CHECKING:
     from reliq.core.explain import Explanation
     from reliq.core.failure import Failure
+    from reliq.core.lanes import Group
     from reliq.core.reaping import ReapReport
     from reliq.core.schedule import Schedule
     from reliq.core.unique import Unique
@@ -54,6 +55,7 @@ __all__ = [
     "Exclusive",
     "Explanation",
     "Failure",
+    "Group",
     "Lease",
     "LeaseLost",
     "MessageFailed",
@@ -93,6 +95,7 @@ _LATER: Final = {
     "Lease": "reliq.sync.lease",
     "ReapReport": "reliq.core.reaping",
     "Reaper": "reliq.sync.reaper",
+    "Group": "reliq.core.lanes",
     "Unique": "reliq.core.unique",
     "Schedule": "reliq.core.schedule",
     "Scheduler": "reliq.sync.scheduler",

@@ -3,7 +3,7 @@
 The same in both shells; no I/O and no waiting in here. A worker without such a handler has none of this.
 
 To slots and lines a bunch is one message, the first of it; but each keeps its own lease, attempts and fate. One
-that a worker has died with (a suspect) is a bunch of its own.
+that a worker has died with (a suspect) is a bunch of its own, and so are messages of one group (``put(group=)``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 from reliq.ack import Handler
+from reliq.core.lanes import group_of
 from reliq.core.message import BURY, Message, Settle
 from reliq.core.verdict import describe
 from reliq.errors import BatchFailed
@@ -96,18 +97,22 @@ class Gathering:
         self.most, self._wait = handler.batch, handler.wait
         self.held: deque[tuple[Message, float]] = deque()  # with the time when it came
         self._suspects: list[Message] = []
+        #: Messages of groups, which have gathered before and wait for nothing here.
+        self._grouped: dict[str, list[Message]] = {}
         #: Bunches that wait for a slot, or are in a handler's hands.
         self.live: set[Bunch] = set()
 
     @property
     def slots(self) -> int:
         """So many its messages take, or will."""
-        return len(self.live) + len(self._suspects) + -(-len(self.held) // self.most)
+        waiting = len(self._suspects) + len(self._grouped) + -(-len(self.held) // self.most)
+        return len(self.live) + waiting
 
     @property
     def messages(self) -> int:
         """How many these are."""
-        return len(self.held) + len(self._suspects) + sum([len(bunch.messages) for bunch in tuple(self.live)])
+        waiting = len(self.held) + len(self._suspects) + sum(map(len, self._grouped.values()))
+        return waiting + sum([len(bunch.messages) for bunch in tuple(self.live)])
 
     @property
     def lacking(self) -> int:
@@ -118,6 +123,8 @@ class Gathering:
         """One more has come."""
         if message.suspect:
             self._suspects.append(message)
+        elif message.known is not None and (group := group_of(message.envelope.meta)) is not None:
+            self._grouped.setdefault(group, []).append(message)
         else:
             self.held.append((message, now))
 
@@ -128,6 +135,10 @@ class Gathering:
             yield self._bunch([self.held.popleft()[0] for _ in range(self.most)])
         if self.held and len(self.live) < slots and (hurry or now - self.held[0][1] >= self._wait):
             yield self._bunch([message for message, _ in self.take()])
+        while self._grouped:
+            _, together = self._grouped.popitem()
+            for start in range(0, len(together), self.most):
+                yield self._bunch(together[start : start + self.most])
         while self._suspects:
             yield self._bunch([self._suspects.pop(0)])
 

@@ -28,7 +28,7 @@ from reliq.core.retry import POLICY_KEY, Retry
 from reliq.errors import ConfigError, DecodeError, OutcomeUnknown, PutManyError, Refused
 
 if TYPE_CHECKING:
-    from reliq.core.lanes import Lane
+    from reliq.core.lanes import Group, Lane
     from reliq.core.schedule import Definition, Schedule
     from reliq.core.unique import Unique
     from reliq.core.waiting import Caller
@@ -267,13 +267,15 @@ def extra(
     return meta
 
 
-def lane(ordering_key: str | None, tenant: str | None) -> Lane | None:
-    """Behind which others a message waits, as its put says; None: behind all."""
-    if ordering_key is None and tenant is None:
+def lane(ordering_key: str | None, tenant: str | None, group: Group | str | None, due: Due) -> Lane | None:
+    """Behind (or with) which others a message waits, as its put says; None: behind all."""
+    if ordering_key is None and tenant is None and group is None:
         return None
     from reliq.core.lanes import Lane
 
-    return Lane.checked(ordering_key, tenant)
+    if group is not None and due is not NOW:
+        raise ConfigError("put(group=): a group says itself when it is time; leave out delay= and at=")
+    return Lane.checked(ordering_key, tenant, group)
 
 
 def _deadline(expires: object) -> int:

@@ -57,6 +57,7 @@ class Stationed:
         self.state = state
         self.wake = wake
         state.owner = self
+        state.whole_groups = bool(self.gatherings)
         #: A thread of ours waits for a message, and the next trip waits behind that.
         self.resting = False
         self._rang = False

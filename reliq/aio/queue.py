@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from reliq.aio.exclusive import Exclusive
     from reliq.core.explain import Explanation
     from reliq.core.gate import Gate
-    from reliq.core.lanes import Lane
+    from reliq.core.lanes import Group, Lane
     from reliq.core.routing import Rule
     from reliq.core.schedule import Schedule
     from reliq.core.unique import Unique
@@ -172,6 +172,7 @@ class Queue:
         unique: Unique | str | None = None,
         ordering_key: str | None = None,
         tenant: str | None = None,
+        group: Group | str | None = None,
         result: float | bool = False,
         priority: str | None = None,
         type: str | None = None,
@@ -194,6 +195,8 @@ class Queue:
         all workers; one that failed is tried again before the next begins.
         ``tenant``: whose it is, a text: while several have something ready, each gets as much as the others,
         however much it has put, and no more than ``limit(tenant_…)`` says.
+        ``group``: a text, or a ``Group``: messages of one gather, and come together to a handler of batches
+        (``@q.ack(batch=)``).
         ``id``: a text of your own; the same id within an hour adds no second copy, from any process.
         ``result``: so many seconds (True: an hour) what its handler returns is kept, once it is done;
         ``receipt.result()`` waits for that, and ``queue.result`` with the id alone, from any process.
@@ -206,10 +209,10 @@ class Queue:
         """
         to = self if priority is None else self.level(priority)
         only = model.unique(unique)
-        lane = model.lane(ordering_key, tenant)
+        due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
+        lane = model.lane(ordering_key, tenant, group, due)
         said = model.extra(retry, expires, only, lane, type, result)
         raw_id, element = to.options.element(body, id, said)
-        due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
         if due is ops.NOW and confirm is ops.NOTHING and id is None and only is None and lane is None:
             receipt = await to._gathered().put(raw_id, element)
             return model.awaited(receipt, to) if result else receipt
@@ -240,6 +243,7 @@ class Queue:
         expires: float | datetime | None = None,
         ordering_key: str | None = None,
         tenant: str | None = None,
+        group: Group | str | None = None,
         result: float | bool = False,
         priority: str | None = None,
         type: str | None = None,
@@ -247,15 +251,15 @@ class Queue:
         fsync: bool = False,
     ) -> list[str]:
         """Accept many messages, in order; returns their ids. One round trip per 1,000 or 256 kB, each confirmed
-        as ``replicas`` and ``fsync`` say; all of one ``priority``, ``ordering_key``, ``tenant`` and ``type``, with
-        ``result`` as in ``put``. The ids are receipts, as that of ``put``.
+        as ``replicas`` and ``fsync`` say; all of one ``priority``, ``ordering_key``, ``tenant``, ``group`` and
+        ``type``, with ``result`` as in ``put``. The ids are receipts, as that of ``put``.
 
         Raises PutManyError, which lists what was accepted, refused and unknown, if it goes through in part.
         """
         to = self if priority is None else self.level(priority)
         due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
         receipts: list[str] = []
-        lane = model.lane(ordering_key, tenant)
+        lane = model.lane(ordering_key, tenant, group, due)
         extra = model.extra(retry, expires, lane=lane, type=type, result=result)
         ids, elements = to.options.elements(bodies, extra)
         done = 0

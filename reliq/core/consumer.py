@@ -88,6 +88,8 @@ class ConsumerState(Preparing):
         self.called_off: set[Message] = set()
         #: Messages of an answer that could not be handed on; the next one brings them.
         self.left_over: list[Message] = []
+        #: Messages of a group are claimed together, as many as have gathered: somebody here takes a list.
+        self.whole_groups = False
         self._decode_plain = (codec if codec.name == "msgpack" else CODECS["msgpack"]).decode
         self._trip, self._epoch = 0, b""
         self._outstanding: Command | None = None
@@ -184,7 +186,7 @@ class ConsumerState(Preparing):
             self.in_hand + (sum(map(len, self._twins.values())) if self._twins else 0),
             min(want, defaults.SCRIPT_ELEMENTS),
             self._mode,
-            100,
+            -100 if self.whole_groups else 100,
             defaults.SCRIPT_BYTES,
             self.server if self._announce else "",
             self.who if self._announce else "",
@@ -216,7 +218,7 @@ class ConsumerState(Preparing):
         k, name = self.keys, self.name
         keys = (
             *(k.ready, k.inbox(name), k.doing(name), k.consumers, k.session(name)),
-            *(k.later, k.dead, k.events, k.stats, k.uniques, k.lanes, k.tenants),
+            *(k.later, k.dead, k.events, k.stats, k.uniques, k.lanes, k.turns),
             *((k.traces,) if traced or bodies or told else ()),
             *bodies,
             *told,

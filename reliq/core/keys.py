@@ -28,7 +28,7 @@ _TYPES: Final = {
     "ready": "list", "inbox": "list", "doing": "list", "later": "zset", "dead": "zset", "consumers": "zset",
     "session": "hash", "producers": "hash", "stats": "hash", "events": "stream", "traces": "stream",
     "lock": "hash", "seen": "string", "body": "string", "uniques": "hash", "unique": "string", "lanes": "zset",
-    "tenants": "zset",
+    "turns": "zset",
     "schedules": "hash", "ticks": "zset", "result": "list", "progress": "string",
     "once": "string",
 }  # fmt: skip
@@ -183,9 +183,9 @@ class Keys:
         return self._of("lanes")
 
     @cached_property
-    def tenants(self) -> str:
-        """Which tenants have messages that wait, and whose turn is next."""
-        return self._of("tenants")
+    def turns(self) -> str:
+        """Whose turn it is of the tenants that have messages which wait, and when that of a group is."""
+        return self._of("turns")
 
     def inbox(self, consumer: str) -> str:
         """Where BLMOVE puts what it took for this consumer, until the next trip."""

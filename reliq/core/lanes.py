@@ -7,11 +7,13 @@ clock reaches it (``PARKED`` and above), and the script that ends the one before
 (lua/lanes.lua).
 
 Messages of a tenant wait there from their put on (``SHARED`` and above), and trips take them from one tenant after
-the other, within the limits of each (lua/shares.lua).
+the other, within the limits of each (lua/shares.lua). Those of a group wait there until it is time, and then come
+together (lua/groups.lua).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any, Final, NamedTuple
 
@@ -29,11 +31,17 @@ _VACATE: Final = scripts.load("vacate", after=("envelope", "shares"), shape=FLAG
 #: The ordering key in the meta.
 KEY: Final = "o"
 #: The tenant in the meta.
-TENANT: Final = "n"
+TENANT: Final = "m"
+#: The group in the meta.
+GROUP: Final = "g"
 #: Scores of ``later`` from here on are no times; what has one waits for its turn.
 PARKED: Final = 4_000_000_000_000_000
 #: From here on it waits for the turn of its tenant (lua/shares.lua).
 SHARED: Final = 6_000_000_000_000_000
+#: From here on it waits for its group to gather (lua/groups.lua).
+GROUPED: Final = 8_000_000_000_000_000
+#: Before the server ms when it is the time of a group, in ``turns``.
+_GROUPS: Final = 20_000_000_000_000
 _LONGEST: Final = 500
 #: Scores of ``tenants`` below are turns, others server ms.
 _RESTS: Final = 1_000_000_000_000
@@ -49,25 +57,64 @@ def tenant_of(meta: env.Meta) -> str | None:
     return _text(meta.get(TENANT))
 
 
+def group_of(meta: env.Meta) -> str | None:
+    """The group of a message with this meta, if it has one."""
+    return _text(meta.get(GROUP))
+
+
 def _text(found: object) -> str | None:
     return found if isinstance(found, str) else None
 
 
+@dataclass(frozen=True)
+class Group:
+    """Messages of one ``key`` (a text of 1 to 500 characters) that gather, to be handled together: until none has
+    come for ``grace`` seconds, or the first one has waited for ``max_delay`` seconds, or ``max_size`` (at most
+    300) are there. The last put of a group says which."""
+
+    key: str
+    grace: float = 10.0
+    max_delay: float = 60.0
+    max_size: int = 100
+
+    def __post_init__(self) -> None:
+        _checked("group", self.key)
+        for name, value in (("grace", self.grace), ("max_delay", self.max_delay)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+                raise ConfigError(f"Group({self.key!r}): {name}={value!r}: seconds, not negative")
+        if type(self.max_size) is not int or not 1 <= self.max_size <= 300:
+            raise ConfigError(f"Group({self.key!r}): max_size={self.max_size!r}: a whole number from 1 to 300")
+
+    @property
+    def words(self) -> str:
+        """For the script."""
+        return f"{round(self.grace * 1000)} {round(self.max_delay * 1000)} {self.max_size} {self.key}"
+
+
 class Lane(NamedTuple):
-    """Behind which others a message waits: those with its ``ordering_key``, those of its ``tenant``."""
+    """Behind which others a message waits: those with its ``ordering_key``, those of its ``tenant``; or with which
+    ones: those of its ``group``."""
 
     ordering_key: str | None = None
     tenant: str | None = None
+    group: Group | None = None
 
     @classmethod
-    def checked(cls, ordering_key: object, tenant: object) -> Lane:
+    def checked(cls, ordering_key: object, tenant: object, group: object = None) -> Lane:
         """As a put says it; ConfigError if one of them cannot be."""
-        return cls(_checked("ordering_key", ordering_key), _checked("tenant", tenant))
+        if isinstance(group, str):
+            group = Group(group)
+        if group is not None and not isinstance(group, Group):
+            raise ConfigError(f"put(group={group!r:.120}): a text, or a reliq.Group(key, …)")
+        if group is not None and (tenant is not None or ordering_key is not None):
+            raise ConfigError("put(group=): what gathers has no tenant= and no ordering_key=; give one of them")
+        return cls(_checked("ordering_key", ordering_key), _checked("tenant", tenant), group)
 
     @property
     def meta(self) -> env.Meta:
         """What its message carries."""
-        return {key: said for key, said in zip((KEY, TENANT), self, strict=True) if said is not None}
+        said = {KEY: self.ordering_key, TENANT: self.tenant, GROUP: self.group and self.group.key}
+        return {key: word for key, word in said.items() if word is not None}
 
 
 def _checked(what: str, said: object) -> str | None:
@@ -107,6 +154,29 @@ def place_g(keys: Keys, key: str, score: int | None = None) -> Flow[Place]:
     return Place(key, (holder or b"").decode("ascii", "replace"), before)
 
 
+class Gathered(NamedTuple):
+    """How it stands with a group: ``waiting`` messages, and ``due`` is the server ms when it is their time; None:
+    nobody knows, which is wrong."""
+
+    group: str
+    waiting: int
+    due: int | None
+
+
+def gathered_g(keys: Keys, group: str) -> Flow[Gathered]:
+    """How it stands with a group."""
+    digest = "g" + sha1(group.encode(), usedforsecurity=False).hexdigest()
+
+    def parse(score: Any) -> int | None:
+        return None if score is None else round(float(score)) - _GROUPS
+
+    replies = yield [
+        Command("ZLEXCOUNT", (keys.lanes,), (f"[{digest}", f"({digest}:"), int, True, keys.queue),
+        Command("ZSCORE", (keys.turns,), ("g" + group,), parse, True, keys.queue),
+    ]
+    return Gathered(group, *all_of(replies))
+
+
 class Share(NamedTuple):
     """How it stands with a tenant: ``before``: how many of its own messages wait before this one; ``held``: how
     many are in hand; ``rests_until``: server ms until which its rate is used up, or None; ``others``: how many
@@ -125,8 +195,8 @@ def share_g(keys: Keys, tenant: str, score: int) -> Flow[Share]:
     replies = yield [
         Command("ZLEXCOUNT", (keys.lanes,), (f"[{digest}", f"({digest}{score:016d}"), int, True, keys.queue),
         Command("HGET", (keys.uniques,), (holds_field(tenant),), lambda r: int(r or 0), True, keys.queue),
-        Command("ZSCORE", (keys.tenants,), ("w" + tenant,), _rests_until, True, keys.queue),
-        Command("ZCOUNT", (keys.tenants,), ("-inf", f"({_RESTS}"), int, True, keys.queue),
+        Command("ZSCORE", (keys.turns,), ("w" + tenant,), _rests_until, True, keys.queue),
+        Command("ZCOUNT", (keys.turns,), ("-inf", f"({_RESTS}"), int, True, keys.queue),
     ]
     before, held, (is_in_turn, until), in_turn = all_of(replies)
     return Share(tenant, before, held, until, max(0, in_turn - is_in_turn))
@@ -163,7 +233,7 @@ def go_on(keys: Keys, key: str, holder: str) -> Command:
 def vacate(keys: Keys, tenant: str, holder: str) -> Command:
     """Let the place of a tenant go that ``holder`` (an id in hex) has, who is in nobody's hands; "": only see that
     the tenant is in turn if it has something that waits. Parses to whether there was something to do."""
-    names = (keys.uniques, keys.lanes, keys.later, keys.tenants)
+    names = (keys.uniques, keys.lanes, keys.later, keys.turns)
 
     def parse(reply: Any) -> bool:
         return bool(reply)

@@ -169,7 +169,9 @@ def _due(keys: Keys, now: int) -> Command:
 
 def _shared(keys: Keys) -> Command:
     """Parses to how many wait for the turn of their tenant: in later, but ready."""
-    return Command("ZCOUNT", (keys.later,), (lanes.SHARED, "+inf"), int, idempotent=True, queue=keys.queue)
+    return Command(
+        "ZCOUNT", (keys.later,), (lanes.SHARED, f"({lanes.GROUPED}"), int, idempotent=True, queue=keys.queue
+    )
 
 
 def _session(keys: Keys, consumer: str) -> Command:

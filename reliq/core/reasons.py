@@ -91,6 +91,12 @@ class Reason(str, Enum):
         "put(ordering_key=): one of them is handled at a time, in order, and an earlier one is not done",
         "see why that one is not done: reliq explain with its id",
     )  # fmt: skip
+    GATHERING = (
+        "GATHERING", Kind.MESSAGE,
+        "it waits for others of its group, to be handled together with them",
+        "put(group=): some of a group come together, when none has come for a while, or enough have",
+        "wait until it is time; to have it sooner put with a shorter grace, or max_delay",
+    )  # fmt: skip
     RETRY_BACKOFF = (
         "RETRY_BACKOFF", Kind.MESSAGE,
         "its handler failed, and it comes back after a pause",
@@ -869,7 +875,7 @@ class Reason(str, Enum):
 USUAL: Final = frozenset(
     {
         *(Reason.WAITING_TURN, Reason.SUSPECT_WAITS, Reason.DUE_LATER, Reason.DUE, Reason.ARRIVING),
-        Reason.AWAITS_TURN,
+        *(Reason.AWAITS_TURN, Reason.GATHERING),
         *(Reason.RETRY_BACKOFF, Reason.RELEASE_BACKOFF, Reason.LEASED, Reason.MOVING, Reason.DONE),
         *(Reason.IN_BATCH, Reason.CANCELLED, Reason.CANCELLING),
     }

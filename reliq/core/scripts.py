@@ -50,7 +50,7 @@ _REAPED: Final = frozenset({b"alive", b"waiting", b"adopted", b"forgotten", b"re
 put = load("put", shape=[frozenset({-2, -1, 0, 1}), (frozenset({b"kept", b"replaced"}), bytes)])
 trip = load(
     "trip",
-    after=("envelope", "lanes", "shares", "admit", "marks", "tell"),
+    after=("envelope", "lanes", "shares", "groups", "admit", "marks", "tell"),
     shape=(_TRIPPED, int, bytes, (int, ...), FLAG, int, int, int, int, (bytes, ...), int, int, bytes, ...),
 )
 begin = load("begin", shape=(FLAG, ...))

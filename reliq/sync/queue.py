@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from reliq.ack import Handler, P, R
     from reliq.core.explain import Explanation
     from reliq.core.gate import Gate
-    from reliq.core.lanes import Lane
+    from reliq.core.lanes import Group, Lane
     from reliq.core.routing import Rule
     from reliq.core.schedule import Schedule
     from reliq.core.unique import Unique
@@ -168,6 +168,7 @@ class Queue:
         unique: Unique | str | None = None,
         ordering_key: str | None = None,
         tenant: str | None = None,
+        group: Group | str | None = None,
         result: float | bool = False,
         priority: str | None = None,
         type: str | None = None,
@@ -189,6 +190,8 @@ class Queue:
         all workers; one that failed is tried again before the next begins.
         ``tenant``: whose it is, a text: while several have something ready, each gets as much as the others,
         however much it has put, and no more than ``limit(tenant_…)`` says.
+        ``group``: a text, or a ``Group``: messages of one gather, and come together to a handler of batches
+        (``@q.ack(batch=)``).
         ``id``: a text of your own; the same id within an hour adds no second copy, from any process.
         ``result``: so many seconds (True: an hour) what its handler returns is kept, once it is done;
         ``receipt.result()`` waits for that, and ``queue.result`` with the id alone, from any process.
@@ -201,15 +204,15 @@ class Queue:
         """
         to = self if priority is None else self.level(priority)
         only = model.unique(unique)
-        lane = model.lane(ordering_key, tenant)
+        due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
+        lane = model.lane(ordering_key, tenant, group, due)
         said = model.extra(retry, expires, only, lane, type, result)
         raw_id, element = to.options.element(body, id, said)
-        confirm = model.confirm(replicas, fsync, to.options.timeout)
         claim = None if only is None else only.only(to.options.keys, raw_id)
         [receipt] = to._send(
             [raw_id],
             [element],
-            model.due(delay, at),
+            due,
             to.options.marker(id),
             confirm,
             claim,
@@ -227,6 +230,7 @@ class Queue:
         expires: float | datetime | None = None,
         ordering_key: str | None = None,
         tenant: str | None = None,
+        group: Group | str | None = None,
         result: float | bool = False,
         priority: str | None = None,
         type: str | None = None,
@@ -234,15 +238,15 @@ class Queue:
         fsync: bool = False,
     ) -> list[str]:
         """Accept many messages, in order; returns their ids. One round trip per 1,000 or 256 kB, each confirmed
-        as ``replicas`` and ``fsync`` say; all of one ``priority``, ``ordering_key``, ``tenant`` and ``type``, with
-        ``result`` as in ``put``. The ids are receipts, as that of ``put``.
+        as ``replicas`` and ``fsync`` say; all of one ``priority``, ``ordering_key``, ``tenant``, ``group`` and
+        ``type``, with ``result`` as in ``put``. The ids are receipts, as that of ``put``.
 
         Raises PutManyError, which lists what was accepted, refused and unknown, if it goes through in part.
         """
         to = self if priority is None else self.level(priority)
         due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
         receipts: list[str] = []
-        lane = model.lane(ordering_key, tenant)
+        lane = model.lane(ordering_key, tenant, group, due)
         extra = model.extra(retry, expires, lane=lane, type=type, result=result)
         ids, elements = to.options.elements(bodies, extra)
         done = 0

@@ -42,7 +42,9 @@ def travel_g(options: QueueOptions, ms: int) -> Flow[int]:
     ready, later = all_of((yield [ops.page(keys.ready, 0, -1), ops.page(keys.later, 0, -1, "ZRANGE")]))
     waiting = dict.fromkeys([*ready, *later[::2]])
     pairs = [word for old in waiting if (new := _older(old, ms)) for word in (old, new)]
-    due = yield Command(_TRAVEL, (keys.ready, keys.later, keys.stats), (ms, PARKED, *pairs), queue=keys.queue)
+    due = yield Command(
+        _TRAVEL, (keys.ready, keys.later, keys.stats, keys.turns), (ms, PARKED, *pairs), queue=keys.queue
+    )
     yield from _end_sooner_g(keys, ms)
     return int(due)
 

@@ -39,7 +39,7 @@ async def test_a_million_of_one_does_not_starve_the_others(sh: Shell, redis: red
         mine = [n for name, n in done if name == tenant]
         assert sorted(mine) == [*range(len(mine))]
     keys = q.options.keys
-    assert redis.exists(keys.later, keys.lanes, keys.ready, keys.tenants) == 0
+    assert redis.exists(keys.later, keys.lanes, keys.ready, keys.turns) == 0
     assert redis.hkeys(keys.uniques) == [b"#"]
 
 

@@ -19,7 +19,7 @@ CORE = Path(reliq.core.__file__).parent
 ROOT = Path(__file__).resolve().parents[2]
 WIRE = (CORE / "wire.md").read_text("utf-8")
 REPLIES = (CORE / "lua" / "replies.md").read_text("utf-8")
-SHARED = ("admit", "envelope", "lanes", "shares", "places", "lock", "marks", "tell", "tick", "unique")
+SHARED = ("admit", "envelope", "lanes", "shares", "groups", "places", "lock", "marks", "tell", "tick", "unique")
 SCRIPTS = sorted(path.stem for path in (CORE / "lua").glob("*.lua") if path.stem not in SHARED)
 
 
@@ -83,7 +83,7 @@ def test_names_are_right() -> None:
     keys = Keys("emails")
     for key in (
         *(keys.ready, keys.consumers, keys.later, keys.dead, keys.events, keys.stats, keys.producers, keys.lock),
-        *(keys.schedules, keys.ticks, keys.uniques, keys.lanes, keys.tenants),
+        *(keys.schedules, keys.ticks, keys.uniques, keys.lanes, keys.turns),
         *(keys.inbox("<consumer>"), keys.doing("<consumer>"), keys.session("<consumer>")),
     ):
         assert f"| `{key.removeprefix('reliq:{emails}:emails:')}`" in WIRE

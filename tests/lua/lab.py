@@ -95,7 +95,7 @@ class Lab:
         args += [len(acks), *acks, *(word for settle in settles for word in settle)]
         names = (k.ready, k.inbox(name), k.doing(name), k.consumers, k.session(name), k.later, k.dead)
         bodies = [str(back) for verb, _, back, _ in settles if verb == "drop"]
-        names += (k.events, k.stats, k.uniques, k.lanes, k.tenants, k.traces, *bodies, *also)
+        names += (k.events, k.stats, k.uniques, k.lanes, k.turns, k.traces, *bodies, *also)
         return Command(scripts.trip, names, tuple(args))
 
     def reap(self, name: str, **options: Any) -> ops.Reaped:

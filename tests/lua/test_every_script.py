@@ -32,7 +32,7 @@ from reliq.core.command import Command
 from reliq.core.explain.looks import Found
 from reliq.core.fsck import finding
 from reliq.core.fsck.finding import Context, Duplicate, Spot, Unreadable
-from reliq.core.lanes import PARKED, SHARED, Lane
+from reliq.core.lanes import GROUPED, PARKED, SHARED, Group, Lane
 from reliq.core.orders import Report
 from reliq.core.timing import Timing
 from reliq.core.unique import Claim, Unique
@@ -42,10 +42,12 @@ from tests.servers import ExternalServer, RedisServer
 
 LUA = Path(reliq.core.__file__).parent / "lua"
 #: E[0] has the turn of its ordering key, and AFTER waits for it.
-E = [element(0, meta={"o": "k"}), element(1, meta={"n": "acme"}), *(element(n) for n in range(2, 10))]
+E = [element(0, meta={"o": "k"}), element(1, meta={"m": "acme"}), *(element(n) for n in range(2, 10))]
 AFTER = element(22, meta={"o": "k"})
+#: It gathers, and its time has come.
+TOGETHER = element(24, meta={"g": "g"})
 #: It waits for the turn of its tenant, of which E[1] is in hand.
-THEIRS = element(23, meta={"n": "acme"})
+THEIRS = element(23, meta={"m": "acme"})
 BACK = [element(n, returns=1) for n in range(10)]
 LETTER = dead.Letter.read(env.join_note({"id": "30" * 16, "cause": "X"}, element(30, lost=3)), "5")
 NEW = dead.Letter.read(env.join_note({"id": "31" * 16, "cause": "X"}, element(31)), "6")
@@ -58,7 +60,9 @@ HOURLY, DAILY = (
 #: What changes nothing that a snapshot shows.
 READ_ONLY = ("expired", "page", "leave, empty", "trip, again", "dedupe, look", "hands", "due")
 #: Scripts that take in what is new; a full Redis refuses them.
-SHARED_FILES = (*("admit", "envelope", "lanes", "shares", "places", "lock", "marks", "tell", "tick", "unique"),)
+SHARED_FILES = (
+    *("admit", "envelope", "lanes", "shares", "groups", "places", "lock", "marks", "tell", "tick", "unique"),
+)
 TAKE_IN = ("put", "restore", "schedule", "fire")
 
 
@@ -118,6 +122,7 @@ COMMANDS: dict[str, Callable[[Lab], Command]] = {
     ),
     "put, ordered": lambda lab: ops.put(lab.keys, b"p", 1, [E[8]], lane=Lane("k")),
     "put, shared": lambda lab: ops.put(lab.keys, b"p", 1, [E[8]], lane=Lane("k", "acme")),
+    "put, grouped": lambda lab: ops.put(lab.keys, b"p", 1, [E[8]], lane=Lane(group=Group("g"))),
     "begin": lambda lab: unique.begin(
         lab.keys, "a", [(bytes(16), Claim("k", True)), (b"1" * 16, Claim("l", True))]
     ),
@@ -169,6 +174,7 @@ COMMANDS: dict[str, Callable[[Lab], Command]] = {
     "cancel, later": lambda lab: waiting.cancel(lab.keys, Found("later", 0, E[6]), CALLER),
     "cancel, waits": lambda lab: waiting.cancel(lab.keys, Found("later", 0, AFTER), CALLER),
     "cancel, theirs": lambda lab: waiting.cancel(lab.keys, Found("later", 0, THEIRS), CALLER),
+    "cancel, together": lambda lab: waiting.cancel(lab.keys, Found("later", 0, TOGETHER), CALLER),
     "cancel, inbox": lambda lab: waiting.cancel(lab.keys, Found("inbox", 0, E[4], consumer="a"), CALLER),
     "cancel, beside": lambda lab: waiting.cancel(lab.keys, waits_large(lab), CALLER),
     "call_off": lambda lab: waiting.call_off(lab.keys, Found("doing", 0, E[2], consumer="a"), CALLER),
@@ -213,11 +219,15 @@ def busy(lab: Lab, *, idle: bool = False) -> None:
     lab.client.hset(k.uniques, mapping={"=k": E[0][23:39].hex(), "#": 1})
     lab.client.zadd(k.later, {AFTER: PARKED + 1})
     lab.client.zadd(k.lanes, {sha1(b"k").hexdigest() + str(PARKED + 1): 0})
-    lab.client.hset(k.stats, "shared", "5 2 1")
+    lab.client.hset(k.stats, mapping={"shared": "5 2 1", "grouped": 1})
+    lab.client.zadd(k.later, {TOGETHER: GROUPED + 1})
+    lab.client.zadd(k.lanes, {"g" + sha1(b"g").hexdigest() + str(GROUPED + 1): 0})
+    lab.client.zadd(k.turns, {"gg": 2e13 + 7})
+    lab.client.hset(k.uniques, "*g", "5 1")
     lab.client.hset(k.uniques, mapping={"@" + E[1][23:39].hex(): "acme", "~acme": 1})
     lab.client.zadd(k.later, {THEIRS: SHARED + 1})
     lab.client.zadd(k.lanes, {"t" + sha1(b"acme").hexdigest() + str(SHARED + 1): 0})
-    lab.client.zadd(k.tenants, {"wzoo": 5, "rzoo": 1e13 + 7, "wyak": 1e12 + 7})
+    lab.client.zadd(k.turns, {"wzoo": 5, "rzoo": 1e13 + 7, "wyak": 1e12 + 7})
     if not idle:
         lab.push(b"raw", element(21, lost=1), b"more", TWIN)
 
@@ -311,6 +321,7 @@ def test_out_of_memory(own_lab: Lab, name: str) -> None:
         "cancel, later": [E[6]],
         "cancel, waits": [AFTER],
         "cancel, theirs": [THEIRS],
+        "cancel, together": [TOGETHER],
         "cancel, inbox": [E[4]],
         "cancel, beside": [large(lab.keys, 8, 40)],
     }

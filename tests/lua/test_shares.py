@@ -19,7 +19,7 @@ CALLER = waiting.Caller("host:1", "me")
 def theirs(number: int, tenant: str = "a", meta: env.Meta | None = None, **counters: int) -> bytes:
     """An envelope of a tenant."""
     id = env.uuid7(1_700_000_000_000, number.to_bytes(10, "big"))
-    return env.pack(id, msgpack.packb(number), {"n": tenant, **(meta or {})}, **counters)
+    return env.pack(id, msgpack.packb(number), {"m": tenant, **(meta or {})}, **counters)
 
 
 def put(lab: Lab, *numbers: int, tenant: str = "a") -> None:
@@ -131,11 +131,11 @@ def test_rate(lab: Lab) -> None:
     assert reply[9] == []
     assert 0 < reply[7] <= 100
     assert reply[10] == 0
-    lab.client.zadd(lab.keys.tenants, {"ra": 1e13 + lab.now() - 50, "wa": 1e12 + 1})  # it has rested
+    lab.client.zadd(lab.keys.turns, {"ra": 1e13 + lab.now() - 50, "wa": 1e12 + 1})  # it has rested
     assert claim(lab, "a", 3, in_hand=4) == [3, 4, 5]
-    lab.client.zadd(lab.keys.tenants, {"ra": 1e13 + 1, "rb": 1e13 + 1, "wa": 1e12 + 1})
+    lab.client.zadd(lab.keys.turns, {"ra": 1e13 + 1, "rb": 1e13 + 1, "wa": 1e12 + 1})
     lab.trip("a", 4, want=0, in_hand=7)
-    assert lab.client.zscore(lab.keys.tenants, "rb") is None  # what is used up takes no memory
+    assert lab.client.zscore(lab.keys.turns, "rb") is None  # what is used up takes no memory
 
 
 def test_repeated_trip_counts_once(lab: Lab) -> None:
@@ -185,7 +185,7 @@ def test_cancelled_and_purged(lab: Lab) -> None:
     assert clear(lab) == 2
     assert claim(lab, "a", 2, in_hand=2, acks=[theirs(0), theirs(2)]) == []
     assert lab.uniques.keys() == {"#"}
-    assert not lab.client.exists(lab.keys.lanes, lab.keys.later, lab.keys.tenants)
+    assert not lab.client.exists(lab.keys.lanes, lab.keys.later, lab.keys.turns)
 
 
 def test_a_stranger_pushes_one(lab: Lab) -> None:

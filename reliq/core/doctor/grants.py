@@ -128,7 +128,7 @@ def all_keys(keys: Keys) -> list[str]:
         *(keys.ready, keys.inbox(nobody), keys.doing(nobody), keys.consumers, keys.session(nobody), keys.later),
         *(keys.dead, keys.events, keys.traces, keys.stats, keys.producers, keys.marker(bytes(16))),
         *(keys.body(bytes(16)), keys.lock, keys.schedules, keys.ticks, keys.uniques, keys.unique(bytes(16))),
-        *(keys.purging("ready"), keys.purging("later"), keys.lanes, keys.tenants),
+        *(keys.purging("ready"), keys.purging("later"), keys.lanes, keys.turns),
         *(keys.result(bytes(16)), keys.progress(bytes(16)), keys.once(bytes(16))),
     ]
 

@@ -19,7 +19,7 @@ from reliq.core.explain.search import Search
 from reliq.core.explain.timeline import timeline, untold
 from reliq.core.gate import Gate
 from reliq.core.keys import Keys
-from reliq.core.lanes import Place, Share
+from reliq.core.lanes import Gathered, Place, Share
 from reliq.core.reasons import Reason
 from reliq.core.sample import Pace, pace
 from reliq.core.words import duration, number
@@ -53,12 +53,21 @@ def found_g(search: Search, found: Found) -> Flow[Explanation]:
     share, tenant = None, lanes.tenant_of(found.message.meta)
     if found.place == "later" and found.score >= lanes.SHARED and tenant is not None:
         share, turn = (yield from lanes.share_g(search.keys, tenant, found.score)), None
+    group, gathered = lanes.group_of(found.message.meta), None
+    if found.place == "later" and found.score >= lanes.GROUPED and group is not None:
+        gathered, turn, share = (yield from lanes.gathered_g(search.keys, group)), None, None
     told: dict[str, Callable[[], _Fields]] = {
         "ready": lambda: _ready(search, found) | _in_batch(search, found, lock),
         "inbox": lambda: _doing(search, found, record),
         "doing": lambda: _doing(search, found, record),
         "later": lambda: (
-            _in_lane(search, share) if share else _awaits_turn(search, turn) if turn else _later(search, found)
+            _gathers(search, gathered)
+            if gathered
+            else _in_lane(search, share)
+            if share
+            else _awaits_turn(search, turn)
+            if turn
+            else _later(search, found)
         ),
         "dead": lambda: _dead(search, found),
     }
@@ -377,6 +386,25 @@ def _in_lane(search: Search, share: Share) -> _Fields:
         "why": f"{waiting} of {mine}, which shares with {number(share.others, 'other tenant')}",
         "next": "the tenants are served one after the other, each in its order",
     }
+
+
+def _gathers(search: Search, group: Gathered) -> _Fields:
+    others = f"{number(group.waiting, 'message')} of group {group.group!r} gather"
+    fields: _Fields = {"state": "later", "reason": Reason.GATHERING, "why": others, "command": ""}
+    if group.due is None:
+        return fields | {
+            "reason": Reason.LOST_TURN, "why": others + ", and nobody knows when it is their time",
+            "next": "the next put of this group says so", "command": command(search.keys, "fsck --repair"),
+        }  # fmt: skip
+    left = group.due - search.sight.now
+    soon = (
+        f"they come together in {duration(left)}"
+        if left > 0
+        else "it is their time: the next round trips take them"
+    )
+    if not search.live:
+        soon, fields["command"] = soon + ", and then nobody takes them: no consumer is alive", START_ONE
+    return fields | {"next": soon, "next_at": max(group.due, search.sight.now)}
 
 
 def _awaits_turn(search: Search, turn: Place) -> _Fields:

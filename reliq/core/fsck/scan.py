@@ -122,7 +122,7 @@ class Scan:
         k = self._keys
         wanted = {k.ready: "list", k.later: "zset", k.dead: "zset", k.consumers: "zset", k.events: "stream",
                   k.traces: "stream", k.stats: "hash", k.lock: "hash", k.producers: "hash",
-                  k.uniques: "hash", k.lanes: "zset", k.tenants: "zset",
+                  k.uniques: "hash", k.lanes: "zset", k.turns: "zset",
                   k.schedules: "hash", k.ticks: "zset"}  # fmt: skip
         return (yield from self._wrong_types_g(wanted))
 
@@ -165,7 +165,7 @@ class Scan:
         """Whether a key under our tag is ours, or that of a queue which shares the tag."""
         k = self._keys
         ours = (k.ready, k.later, k.dead, k.consumers, k.events, k.traces, k.stats, k.lock, k.producers, k.uniques,
-                k.lanes, k.tenants, k.schedules, k.ticks, k.purging("ready"), k.purging("later"))  # fmt: skip
+                k.lanes, k.turns, k.schedules, k.ticks, k.purging("ready"), k.purging("later"))  # fmt: skip
         if key in ours or (part is not None and part.startswith("aside:")) or part == "ready":
             return True
         behind = key.removeprefix(k.tagged)

@@ -40,8 +40,10 @@ local function turns(UNIQUES, LANES, READY, LATER)
   -- It leaves 'later', where it had this score: it waits for no turn any more.
   local function unpark(e, score)
     local at, meta = tonumber(score or 0), meta_of(e)
-    if at >= 6000000000000000 and meta and type(meta.n) == 'string' then -- a tenant's (shares.lua)
-      redis.call('ZREM', LANES, 't' .. sha1hex(meta.n) .. format('%.0f', at))
+    if at >= 8000000000000000 and meta and type(meta.g) == 'string' then -- a group's (groups.lua)
+      redis.call('ZREM', LANES, 'g' .. sha1hex(meta.g) .. format('%.0f', at))
+    elseif at >= 6000000000000000 and meta and type(meta.m) == 'string' then -- a tenant's (shares.lua)
+      redis.call('ZREM', LANES, 't' .. sha1hex(meta.m) .. format('%.0f', at))
     elseif at >= PARKED and meta and type(meta.o) == 'string' then
       redis.call('ZREM', LANES, lane_of(meta.o, at))
     end

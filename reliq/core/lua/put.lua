@@ -6,7 +6,7 @@
 -- KEYS  1 ready  2 producers (HASH producer -> sequence, and ":ms" if a sweep has found it idle)
 --       unless it is plainly for now: 3 later  4 consumers  5 traces  then, as far as ARGV 10, 5, 11 and 9 ask for
 --       them, who has the key that is unique (a field of a HASH, or for a time a string), the marker and the result
---       that an earlier message with this id may have left, stats, with ARGV 12 uniques, lanes and tenants, the body
+--       that an earlier message with this id may have left, stats, with ARGV 12 or 13 uniques, lanes and turns, the body
 -- ARGV  1 producer  2 sequence
 --       with KEYS 3: 3 'ready' | 'in' | 'at'  4 ms of delay, or Unix ms  5 dedupe window, ms (0: there is no marker)
 --       6 ids (hex, separated by spaces) of those that are traced  7 who puts, 8 by which program
@@ -14,6 +14,7 @@
 --       10 '' or, if it is unique (core/unique.py), msgpack of {'skip' | 'replace' | 'extend', ms (0: as long as the
 --         message says), key, id (hex)}
 --       11 1 if they have an ordering key (lanes.lua)  12 '' or their tenant (shares.lua)
+--       13 '' or their group (groups.lua): ms to wait after the last one, ms after the first one, most, its name
 --       .. elements, the first put first
 -- Returns 1 accepted | 0 this was here before | -1 nothing was done: that body is not there, -2: the queue takes none
 --   | {'kept', id}: that one has the key, nothing was put | {'replaced', id}: accepted, and that one gives way
@@ -33,7 +34,8 @@ local marker = full and ARGV[5] ~= '0' and KEYS[unique and 7 or 6]
 local body = full and ARGV[9] == '1' and KEYS[#KEYS]
 local end_of_keys = body and #KEYS - 1 or #KEYS
 local tenant = full and ARGV[12] ~= '' and ARGV[12]
-local stats = full and (tenant and KEYS[end_of_keys - 3] or ARGV[11] == '1' and KEYS[end_of_keys])
+local grace, longest, most, group = string.match(full and ARGV[13] or '', '^(%d+) (%d+) (%d+) (.+)$')
+local stats = full and ((tenant or group) and KEYS[end_of_keys - 3] or ARGV[11] == '1' and KEYS[end_of_keys])
 local result = marker and KEYS[unique and 8 or 7]
 local mark = marker and redis.call('GET', marker)
 if repeated or mark then
@@ -86,11 +88,11 @@ end
 
 local idle = redis.call('LLEN', KEYS[1]) == 0 -- a wrong type fails here, before the first write
 local live = full and redis.call('ZCOUNT', KEYS[4], '-inf', '+inf') -- it fails here, too
-local UNIQUES, LANES, TENANTS = unpack(KEYS, end_of_keys - 2, end_of_keys)
-if tenant then
+local UNIQUES, LANES, TURNS = unpack(KEYS, end_of_keys - 2, end_of_keys)
+if tenant or group then
   redis.call('HLEN', UNIQUES)
   redis.call('ZCARD', LANES)
-  redis.call('ZCARD', TENANTS)
+  redis.call('ZCARD', TURNS)
   redis.call('ZCARD', KEYS[3])
 end
 if stats then -- from here on trips look at who has the turn, and at tenants
@@ -100,26 +102,43 @@ if stats then -- from here on trips look at who has the turn, and at tenants
   if tenant then
     redis.call('HSETNX', stats, 'shared', '- - -')
   end
+  if group then
+    redis.call('HSETNX', stats, 'grouped', 1)
+  end
 end
-if ARGV[3] == 'ready' and tenant then
+if ARGV[3] == 'ready' and (tenant or group) then
   mark_it()
-  local lane = 't' .. redis.sha1hex(tenant)
-  for i = 13, #ARGV do
-    local score = string.format('%.0f', 6000000000000000 + redis.call('HINCRBY', UNIQUES, '#', 1))
+  local lane = (tenant and 't' or 'g') .. redis.sha1hex(tenant or group)
+  local from = tenant and 6000000000000000 or 8000000000000000
+  for i = 14, #ARGV do
+    local score = string.format('%.0f', from + redis.call('HINCRBY', UNIQUES, '#', 1))
     if redis.call('ZADD', KEYS[3], 'NX', score, ARGV[i]) == 0 then -- equal to one that waits
       redis.call('LPUSH', KEYS[1], ARGV[i])
     else
       redis.call('ZADD', LANES, 0, lane .. score)
     end
   end
-  local least = redis.call('ZRANGEBYSCORE', TENANTS, '-inf', '(1000000000000', 'WITHSCORES', 'LIMIT', 0, 1)[2]
-  redis.call('ZADD', TENANTS, 'NX', least or 0, 'w' .. tenant)
-  if idle and live > 0 then
+  local sooner = true
+  if tenant then
+    local least = redis.call('ZRANGEBYSCORE', TURNS, '-inf', '(1000000000000', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    redis.call('ZADD', TURNS, 'NX', least or 0, 'w' .. tenant)
+  else
+    local t = redis.call('TIME')
+    local now = t[1] * 1000 + math.floor(t[2] / 1000)
+    local since, count = string.match(redis.call('HGET', UNIQUES, '*' .. group) or now .. ' 0', '^(%d+) (%d+)$')
+    count = tonumber(count) + #ARGV - 13
+    local due = count >= tonumber(most) and now or math.min(now + tonumber(grace), tonumber(since) + tonumber(longest))
+    local before = redis.call('ZSCORE', TURNS, 'g' .. group)
+    sooner = not before or due < tonumber(before) - 20000000000000
+    redis.call('HSET', UNIQUES, '*' .. group, since .. ' ' .. count)
+    redis.call('ZADD', TURNS, string.format('%.0f', 20000000000000 + due), 'g' .. group)
+  end
+  if idle and live > 0 and sooner then
     redis.call('LPUSH', KEYS[1], '\193rlq\0')
   end
 elseif ARGV[3] == 'ready' then
   mark_it()
-  redis.call('LPUSH', KEYS[1], unpack(ARGV, 13))
+  redis.call('LPUSH', KEYS[1], unpack(ARGV, 14))
 else
   local t = redis.call('TIME')
   local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -130,7 +149,7 @@ else
   local head = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
   live = redis.call('ZCOUNT', KEYS[4], now, '+inf')
   mark_it()
-  for i = 13, #ARGV do
+  for i = 14, #ARGV do
     redis.call('ZADD', KEYS[3], due, ARGV[i])
   end
   -- Idle consumers sleep until what was due first. If this is due sooner, one of them must know.

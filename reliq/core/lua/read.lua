@@ -78,7 +78,7 @@ if head[2] and tonumber(head[2]) <= now then
   head = redis.call('ZRANGE', LATER, 0, 0, 'WITHSCORES')
 end
 
--- What waits for the turn of its tenant, too: here all goes in the order in which it was put.
+-- What waits for the turn of its tenant, or for its group, too: here all goes in the order in which it was put.
 local shared = redis.call('ZRANGEBYSCORE', LATER, 6000000000000000, '+inf', 'LIMIT', 0, math.min(want, 100))
 for i = 1, #shared do
   redis.call('LPUSH', READY, shared[i])

@@ -7,7 +7,7 @@
 --   cancelled meanwhile (marks.lua) is gone.
 --   No lease counts as over before the server has been up (or primary) for one whole lease.
 -- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 dead  7 events  8 stats  9 uniques  10 lanes
---       11 later  12 what the keys of results begin with  13 tenants
+--       11 later  12 what the keys of results begin with  13 turns
 -- ARGV  1 consumer  2 'lease' | 'dead' (its process was seen to die: the name is marked, for good)
 --       3 losses before POISON  4 lease of the caller, ms  5 server run id ('' if unknown)
 --       6 most elements  7 most bytes  8 how long an empty registration stays, ms

@@ -2,7 +2,7 @@
 -- limits. (With envelope.lua before it.)
 --
 -- Such a message waits in 'later', at a serial number from SHARED on, and the ZSET 'lanes' has the order of each tenant
--- (lane_of). The ZSET 'tenants' has who of those that wait is next: 'w' and the tenant, by how much it has got so far
+-- (lane_of). The ZSET 'turns' has who of those that wait is next: 'w' and the tenant, by how much it has got so far
 -- (who comes anew begins where the least is), or, from RESTS on, by the server ms when it may go on; who has as many in
 -- hand as the limit says is not there, and comes back with the first that leaves. 'r' and the tenant: RATES and the
 -- server ms at which what it got is used up by its rate. 'uniques' has '@id' of a message in hand, which is its tenant,
@@ -10,13 +10,13 @@
 local SHARED, RESTS, RATES = 6000000000000000, 1000000000000, 10000000000000
 
 -- What there is to do with them: made only where there are any, as each function that is made costs something.
-local function shares(UNIQUES, LANES, LATER, TENANTS, limits)
+local function shares(UNIQUES, LANES, LATER, TURNS, limits)
   local rate, burst, most = string.match(limits, '^(%S+) (%S+) (%S+)$')
   rate, burst, most = tonumber(rate), tonumber(burst), tonumber(most) -- nil: '-', no such limit
 
   local function tenant_of(e)
     local meta = meta_of(e)
-    local tenant = meta and meta.n
+    local tenant = meta and meta.m
     return type(tenant) == 'string' and tenant or nil
   end
 
@@ -26,8 +26,8 @@ local function shares(UNIQUES, LANES, LATER, TENANTS, limits)
 
   -- The tenant has something that waits: it is in turn from now on, if it was not.
   local function enter(tenant)
-    local least = redis.call('ZRANGEBYSCORE', TENANTS, '-inf', '(' .. RESTS, 'WITHSCORES', 'LIMIT', 0, 1)[2]
-    redis.call('ZADD', TENANTS, 'NX', least or 0, 'w' .. tenant)
+    local least = redis.call('ZRANGEBYSCORE', TURNS, '-inf', '(' .. RESTS, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    redis.call('ZADD', TURNS, 'NX', least or 0, 'w' .. tenant)
   end
 
   -- 0: one more of the tenant may be claimed; -1: not before one has left; else: not before that ms.
@@ -35,7 +35,7 @@ local function shares(UNIQUES, LANES, LATER, TENANTS, limits)
     if most and tonumber(redis.call('HGET', UNIQUES, '~' .. tenant) or 0) >= most then
       return -1
     end
-    local used_up = rate and redis.call('ZSCORE', TENANTS, 'r' .. tenant)
+    local used_up = rate and redis.call('ZSCORE', TURNS, 'r' .. tenant)
     local may = used_up and tonumber(used_up) - RATES - (burst - 1) * 1000 / rate or 0
     return may > now and math.ceil(may) or 0
   end
@@ -43,9 +43,9 @@ local function shares(UNIQUES, LANES, LATER, TENANTS, limits)
   -- It may not be claimed now: it waits in the lane, and its tenant until it may go on.
   local function stand_back(tenant, may)
     if may > 0 then
-      redis.call('ZADD', TENANTS, may, 'w' .. tenant)
+      redis.call('ZADD', TURNS, may, 'w' .. tenant)
     else
-      redis.call('ZREM', TENANTS, 'w' .. tenant)
+      redis.call('ZREM', TURNS, 'w' .. tenant)
     end
   end
 
@@ -87,9 +87,9 @@ local function shares(UNIQUES, LANES, LATER, TENANTS, limits)
       redis.call('HINCRBY', UNIQUES, '~' .. tenant, 1)
     end
     if rate then
-      local used_up = tonumber(redis.call('ZSCORE', TENANTS, 'r' .. tenant) or 0) - RATES
+      local used_up = tonumber(redis.call('ZSCORE', TURNS, 'r' .. tenant) or 0) - RATES
       local after = math.max(now, used_up) + 1000 / rate
-      redis.call('ZADD', TENANTS, format('%.3f', RATES + after), 'r' .. tenant)
+      redis.call('ZADD', TURNS, format('%.3f', RATES + after), 'r' .. tenant)
     end
   end
 
@@ -122,13 +122,13 @@ local function shares(UNIQUES, LANES, LATER, TENANTS, limits)
 
   -- Who may go on by now is in turn again, and what is used up is forgotten.
   local function wake_tenants(now)
-    for _, member in ipairs(redis.call('ZRANGEBYSCORE', TENANTS, RESTS, now, 'LIMIT', 0, 100)) do
-      redis.call('ZREM', TENANTS, member)
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', TURNS, RESTS, now, 'LIMIT', 0, 100)) do
+      redis.call('ZREM', TURNS, member)
       enter(sub(member, 2))
     end
-    local idle = redis.call('ZRANGEBYSCORE', TENANTS, RATES, RATES + now, 'LIMIT', 0, 20)
+    local idle = redis.call('ZRANGEBYSCORE', TURNS, RATES, RATES + now, 'LIMIT', 0, 20)
     if #idle > 0 then
-      redis.call('ZREM', TENANTS, unpack(idle))
+      redis.call('ZREM', TURNS, unpack(idle))
     end
   end
 
@@ -138,7 +138,7 @@ local function shares(UNIQUES, LANES, LATER, TENANTS, limits)
     local looked = 0
     while want > 0 and looked < 1000 do
       looked = looked + 1
-      local who = redis.call('ZRANGEBYSCORE', TENANTS, '-inf', '(' .. RESTS, 'WITHSCORES', 'LIMIT', 0, 1)
+      local who = redis.call('ZRANGEBYSCORE', TURNS, '-inf', '(' .. RESTS, 'WITHSCORES', 'LIMIT', 0, 1)
       if not who[1] then
         return
       end
@@ -163,7 +163,7 @@ local function shares(UNIQUES, LANES, LATER, TENANTS, limits)
         end
         if taken == 'claimed' then
           count_in(tenant, to_hex(element, 24), now)
-          redis.call('ZADD', TENANTS, tonumber(who[2]) + 1, who[1])
+          redis.call('ZADD', TURNS, tonumber(who[2]) + 1, who[1])
           want = want - 1
         end
       end
@@ -172,10 +172,10 @@ local function shares(UNIQUES, LANES, LATER, TENANTS, limits)
 
   return {
     some = function() -- who wait and may go on
-      return redis.call('ZCOUNT', TENANTS, '-inf', '(' .. RESTS)
+      return redis.call('ZCOUNT', TURNS, '-inf', '(' .. RESTS)
     end,
     rests_until = function() -- the first of those that wait and may not yet
-      return redis.call('ZRANGEBYSCORE', TENANTS, RESTS, '(' .. RATES, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+      return redis.call('ZRANGEBYSCORE', TURNS, RESTS, '(' .. RATES, 'WITHSCORES', 'LIMIT', 0, 1)[2]
     end,
     tenant_of = tenant_of, line_up = line_up, stands_back = stands_back, stand_back = stand_back, count_in = count_in,
     count_out = count_out, vacate = vacate, come_again = come_again, wake = wake_tenants, serve = serve_tenants,

@@ -15,7 +15,7 @@ local in_hands = 0
 for i = 5, #KEYS, 2 do
   in_hands = in_hands + messages(KEYS[i]) + redis.call('LLEN', KEYS[i + 1])
 end
-local shared = redis.call('ZCOUNT', KEYS[2], 6000000000000000, '+inf')
+local shared = redis.call('ZCOUNT', KEYS[2], 6000000000000000, '(8000000000000000')
 return {
   messages(KEYS[1]) + shared, redis.call('ZCARD', KEYS[2]) - shared, redis.call('ZCARD', KEYS[3]), in_hands,
   redis.call('ZCARD', KEYS[4]),

@@ -7,12 +7,13 @@
 --   wrong type stands before the first write, and the first write is one that Redis allows when it is
 --   out of memory, which lets the rest through: a full Redis can be drained.
 -- KEYS  1 ready  2 inbox  3 doing  4 consumers  5 session  6 later  7 dead  8 events  9 stats  10 uniques  11 lanes
---       12 tenants  13 traces, if there are steps of traced messages; then the bodies, results and
+--       12 turns  13 traces, if there are steps of traced messages; then the bodies, results and
 --       reports of progress that are named below
 -- ARGV  1 consumer  2 trip number  3 lease, ms  4 reap epoch as known ('' at first)  5 messages in hand
 --       6 free slots  7 what to do with suspects (messages that a consumer died with):
 --         'alone' take one only with empty hands | 'decline' pass over them | 'beside' take one beside others
---       8 most to promote  9 most bytes to claim  10 server run id, 11 who this is: both '' after the first
+--       8 most to promote, negative: messages of a group (groups.lua) are claimed together, also if that is more than
+--         there are free slots  9 most bytes to claim  10 server run id, 11 who this is: both '' after the first
 --       12 number of acks, negative if they are the oldest in hand, in that order, as far as the consumer knows;
 --         then the acked elements, then settles of four words each:
 --         'retry'   element, element that goes back, ms of delay
@@ -36,7 +37,7 @@
 --   messages that are still ready, number of the trip before as it is known here; then an order (order.lua) and the
 --   ids (hex, spaces between) of messages in hand that are cancelled (marks.lua), as far as there are any}
 -- Cost  O(settled + promoted + claimed + in hand), each bounded by ~1,000 elements or 256 kB
-local READY, INBOX, DOING, CONSUMERS, SESSION, LATER, DEAD, EVENTS, STATS, UNIQUES, LANES, TENANTS = unpack(KEYS)
+local READY, INBOX, DOING, CONSUMERS, SESSION, LATER, DEAD, EVENTS, STATS, UNIQUES, LANES, TURNS = unpack(KEYS)
 local name, trip, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local want, suspects_mode, budget = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[9])
 local t = redis.call('TIME')
@@ -57,7 +58,7 @@ local inbox = redis.call('LRANGE', INBOX, 0, -1)
 local leases = redis.call('ZRANGEBYSCORE', CONSUMERS, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
 redis.call('ZCARD', DEAD)
 local server = redis.call('HMGET', STATS, 'server', 'sweep_at', 'full_sweep_at', 'exclusive', 'tick_at', 'gate',
-  'ordered', 'shared')
+  'ordered', 'shared', 'grouped')
 if server[4] then -- somebody holds the queue for himself alone (seize.lua), which he could while we slept, or were not
   if last > 0 then
     return {'dead', now, epoch, {}, 0, 0, -1, -1, 0, {}, 0, last}
@@ -69,8 +70,10 @@ local head = redis.call('ZRANGE', LATER, 0, 0, 'WITHSCORES')
 local ordered = server[7] and redis.call('HLEN', UNIQUES) and redis.call('ZCARD', LANES)
   and turns(UNIQUES, LANES, READY, LATER)
 local tenants = server[8] and redis.call('HLEN', UNIQUES) and redis.call('ZCARD', LANES)
-  and redis.call('ZCARD', TENANTS) and shares(UNIQUES, LANES, LATER, TENANTS, server[8])
-local in_lanes = ordered or tenants
+  and redis.call('ZCARD', TURNS) and shares(UNIQUES, LANES, LATER, TURNS, server[8])
+local gather = server[9] and redis.call('HLEN', UNIQUES) and redis.call('ZCARD', LANES) and redis.call('ZCARD', TURNS)
+  and groups(UNIQUES, LANES, READY, LATER, TURNS)
+local in_lanes = ordered or tenants or gather
 
 redis.call('ZREM', LATER, '') -- allowed when out of memory; from here on everything is
 redis.call('ZADD', CONSUMERS, now + lease, name)
@@ -249,7 +252,7 @@ end
 
 -- Promote what is due: pushed left, behind what waits already.
 if head[2] and tonumber(head[2]) <= now or counts.retry + counts.unrouted > 0 then
-  local left, bytes, step = tonumber(ARGV[8]), 0, 1
+  local left, bytes, step = math.abs(tonumber(ARGV[8])), 0, 1
   while left > 0 do
     local due = redis.call('ZRANGEBYSCORE', LATER, '-inf', now, 'LIMIT', 0, math.min(left, step))
     left = #due < step and 0 or left - #due
@@ -265,6 +268,10 @@ if head[2] and tonumber(head[2]) <= now or counts.retry + counts.unrouted > 0 th
     step = 16
   end
   head = redis.call('ZRANGE', LATER, 0, 0, 'WITHSCORES')
+end
+
+if gather then
+  ready = gather.go(now, 300, budget)
 end
 
 -- Claim from the right end, the oldest first.
@@ -285,6 +292,7 @@ if server[6] then
     return count
   end)
 end
+local together, last_group = gather and tonumber(ARGV[8]) < 0, nil
 local room, alone = want, false -- in ready: half of it is for tenants, if there are any
 if tenants then
   tenants.wake(now)
@@ -311,9 +319,10 @@ if room > 0 and ready > 0 then
     local element = seen[i]
     local known = element ~= BELL and whole(element)
     local suspect = known and lost_count(element) > 0
-    local key, tenant = nil, nil
+    local key, tenant, group = nil, nil, nil
     if in_lanes and known then
       key, tenant = ordered and ordered.key_of(element), tenants and tenants.tenant_of(element)
+      group = together and gather.of(element)
     end
     if element == BELL then
       passed = passed + 1
@@ -323,7 +332,7 @@ if room > 0 and ready > 0 then
     elseif suspect and (#claimed > 0 or (in_hand > 0 and suspects_mode ~= 'beside')) then
       suspects = 1
       break
-    elseif #claimed >= room then
+    elseif #claimed >= room and not (group and group == last_group) then
       break
     elseif key and not ordered.has(key, id_of(element)) then
       if not ordered.park(key, element) then -- not before the one that is equal
@@ -348,6 +357,7 @@ if room > 0 and ready > 0 then
     else
       claimed[#claimed + 1] = known and element or wrap(element, now, name .. ':' .. trip .. ':' .. i)
       passed = passed + 1
+      last_group = group
       if tenant then
         tenants.count_in(tenant, id_of(element), now)
       end
@@ -415,6 +425,10 @@ soonest = soonest ~= nil and soonest < PARKED and soonest or nil
 local rests = tenants and tonumber(tenants.rests_until())
 if rests and (not soonest or rests < soonest) then
   soonest = rests
+end
+local group_at = gather and gather.next_at()
+if group_at and (not soonest or group_at < soonest) then
+  soonest = group_at
 end
 local ending = leases[1] == name and leases[4] or leases[1] ~= name and leases[2]
 if ending and (not soonest or tonumber(ending) < soonest) then

@@ -1,7 +1,7 @@
 -- vacate: a tenant gets back a place that was taken by a message which nobody has in hand, and its turn.
 --
 -- Guarantee: nothing moves. Works when Redis is out of memory.
--- KEYS  1 uniques  2 lanes  3 later  4 tenants
+-- KEYS  1 uniques  2 lanes  3 later  4 turns
 -- ARGV  1 the tenant  2 id (hex) of the message ('' none: only its turn is looked at)
 -- Returns 1 done | 0 there was nothing to do
 -- Cost  O(log later)
