@@ -46,6 +46,7 @@ CLAIM_CHECK: Final = 64 * 1024
 COMPRESS_FROM: Final = 1024
 RESULT: Final = 3600.0
 RESULT_BYTES: Final = 256 * 1024
+HEADERS: Final = 4096
 IDEMPOTENT: Final = 86400.0
 #: A report of progress is a number or a line; each trip may take many along.
 PROGRESS_BYTES: Final = 4096
@@ -96,6 +97,7 @@ TABLE: Final = (
         "result", RESULT, "s", "so long put(result=True) has one kept, and progress is, from the last report on"
     ),
     Default("idempotent", IDEMPOTENT, "s", "so long a key that is done is known; longer than most retries go on"),
+    Default("headers", HEADERS, "bytes", "of a put, in all: every settle carries them back and forth"),
     Default("result bytes", RESULT_BYTES, "bytes", "larger ones belong in a store; one trip may carry as much"),
     Default(
         "script elements", SCRIPT_ELEMENTS, "", "most that one script call moves, so that Redis is never held"

@@ -153,6 +153,11 @@ class Leased:
         return self._message.trace_id
 
     @property
+    def headers(self) -> dict[str, str]:
+        """The texts that ``put(headers=)`` wrote beside the body, by name."""
+        return self._message.headers
+
+    @property
     def type(self) -> str | None:
         """Its type, as ``put(type=)`` or the queue's ``route`` says; None: it has none."""
         return self._message.type

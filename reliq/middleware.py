@@ -49,6 +49,7 @@ class Delivery:
     deliveries: int
     fence: int
     trace_id: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -186,5 +187,5 @@ def _delivery(name: str) -> Delivery:
     e = message.envelope
     return Delivery(
         message.queue, name, message.id, message.type, message.body, e.attempt, e.deliveries, e.fence,
-        message.trace_id,
+        message.trace_id, message.headers,
     )  # fmt: skip

@@ -243,9 +243,10 @@ def extra(
     lane: Lane | None = None,
     type: str | None = None,
     result: float | bool = False,
+    headers: Mapping[str, str] | None = None,
 ) -> env.Meta:
     """What a message carries of the words of its put; ConfigError if that is no policy, or cannot travel."""
-    if retry is None and expires is None and lane is None and type is None and result is False:
+    if result is False and all(said is None for said in (retry, expires, lane, type, headers)):
         return PLAIN if only is None else only.meta
     meta: env.Meta = {} if only is None else dict(only.meta)
     if type is not None:
@@ -264,6 +265,10 @@ def extra(
         meta[POLICY_KEY] = retry.packed()
     if lane is not None:
         meta |= lane.meta
+    if headers is not None:
+        from reliq.core import headers as texts
+
+        meta[texts.KEY] = texts.checked(headers)
     return meta
 
 

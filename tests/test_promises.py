@@ -763,6 +763,7 @@ README: dict[str, list[str]] = {
     "an exclusive holder dies, sleeps or loses replies, or somebody pushes to the head": ["9.20"],
     "whoever fires the ticks of schedules dies at any moment, or replies are lost": ["ticks"],
     "a worker of several queues or levels dies, or loses replies": ["priorities"],
+    "workers, or producers, of groups die, or lose replies": ["groups"],
     "workers of messages of tenants die, or lose replies": ["tenants"],
     "workers of messages with ordering keys die, or lose replies": ["ordering keys"],
     "workers or producers of unique messages die, or lose replies": ["unique"],
@@ -809,6 +810,14 @@ MORE: dict[str, list[Clause]] = {
             "nothing lost, and the order holds",
             "faults/test_priorities.py::test_kill_9_with_messages_of_several_levels_claimed_ahead",
             "faults/test_priorities.py::test_every_tenth_reply_lost_of_several_levels",
+        ),
+    ],
+    "groups": [
+        holds(
+            "each is handled, and none is out of sight",
+            "faults/test_groups.py::test_groups_outlive_kills_and_lost_replies",
+            "lua/test_groups.py::test_a_repeated_put_adds_nothing",
+            "lua/test_groups.py::test_a_large_group_comes_in_parts",
         ),
     ],
     "tenants": [

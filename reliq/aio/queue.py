@@ -176,6 +176,7 @@ class Queue:
         result: float | bool = False,
         priority: str | None = None,
         type: str | None = None,
+        headers: Mapping[str, str] | None = None,
         replicas: int = 0,
         fsync: bool = False,
     ) -> Receipt:
@@ -202,6 +203,7 @@ class Queue:
         ``receipt.result()`` waits for that, and ``queue.result`` with the id alone, from any process.
         ``priority``: the name of one of the queue's ``levels``; ``unique`` and ``id`` count within that.
         ``type``: a word, by which a worker chooses among several handlers: that of ``ack(type=)``.
+        ``headers``: texts by name that go with it, for middleware and handlers (``lease.headers``); 4 kB in all.
         ``replicas``: so many replicas have to confirm it (WAIT); ``fsync``: the primary has to have it on disk
         (WAITAOF, Redis 7.2 or later); what was confirmed stands in the receipt, a shortfall is OutcomeUnknown.
         Raises Refused (QueueFull, Unavailable, …: it is not in), or OutcomeUnknown (it may be; the error
@@ -211,7 +213,7 @@ class Queue:
         only = model.unique(unique)
         due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
         lane = model.lane(ordering_key, tenant, group, due)
-        said = model.extra(retry, expires, only, lane, type, result)
+        said = model.extra(retry, expires, only, lane, type, result, headers)
         raw_id, element = to.options.element(body, id, said)
         if due is ops.NOW and confirm is ops.NOTHING and id is None and only is None and lane is None:
             receipt = await to._gathered().put(raw_id, element)
@@ -247,6 +249,7 @@ class Queue:
         result: float | bool = False,
         priority: str | None = None,
         type: str | None = None,
+        headers: Mapping[str, str] | None = None,
         replicas: int = 0,
         fsync: bool = False,
     ) -> list[str]:
@@ -260,7 +263,7 @@ class Queue:
         due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
         receipts: list[str] = []
         lane = model.lane(ordering_key, tenant, group, due)
-        extra = model.extra(retry, expires, lane=lane, type=type, result=result)
+        extra = model.extra(retry, expires, lane=lane, type=type, result=result, headers=headers)
         ids, elements = to.options.elements(bodies, extra)
         done = 0
         for chunk in ops.chunks(elements, to.options.most_at_once):

@@ -29,6 +29,7 @@ from reliq.core import envelope as env
 from reliq.core.codec import Codec, decode
 from reliq.core.command import Arg, Command, Flow
 from reliq.core.envelope import Envelope
+from reliq.core.headers import headers_of
 from reliq.core.keys import Keys
 from reliq.core.ops import consumers
 from reliq.core.shape import FLAG
@@ -128,6 +129,11 @@ class Item:
     def fence(self) -> int:
         """A number that only grows per message. That of the batch grows with every batch of the queue."""
         return self.envelope.fence
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The texts that ``put(headers=)`` wrote beside the body, by name."""
+        return headers_of(self.envelope.meta)
 
     @property
     def type(self) -> str | None:

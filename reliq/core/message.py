@@ -9,6 +9,7 @@ from reliq.core import envelope as env
 from reliq.core import routing, trace
 from reliq.core.command import Arg
 from reliq.core.envelope import Envelope
+from reliq.core.headers import headers_of
 
 if TYPE_CHECKING:
     from reliq.core.consumer import ConsumerState
@@ -93,6 +94,11 @@ class Message:
         """Of which type it is: as its put says, or else by the rule of its queue, which may raise anything."""
         said = None if self.known is None else routing.type_of(self.known.meta)
         return routing.type_by(self.state.route, self.body) if said is None else said
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What its put wrote beside the body."""
+        return {} if self.known is None else headers_of(self.known.meta)
 
     @property
     def trace_id(self) -> str:

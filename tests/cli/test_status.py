@@ -50,7 +50,10 @@ def test_a_healthy_queue(commands: Commands) -> None:
         "queue": "emails", "key": Keys("emails", commands.prefix).ready, "codec": None,
         "ready": 4, "doing": 1, "later": 1, "due": 0, "dead": 0, "attention": [],
         "live": 1, "stale": 0, "rates": None, "drained_in_ms": None, "exclusive": None,
-        "gate": dict.fromkeys(("paused", "paused_at", "rate", "burst", "concurrency", "draining")),
+        "gate": dict.fromkeys(
+            ("paused", "paused_at", "rate", "burst", "concurrency", "draining",
+             "tenant_rate", "tenant_burst", "tenant_concurrency")
+        ),
         "schedules": 0, "next_tick_ms": None,
         "verdict": {"code": None, "reason": "at work; how fast is not known yet", "next": ""},
     }  # fmt: skip
