@@ -45,6 +45,7 @@ def test_added_listed_and_removed(commands: Commands) -> None:
     assert {name: value for name, value in daily.items() if name not in ("next", "late_ms")} == {
         "queue": "reports", "name": "daily", "cron": "0 7 * * MON-FRI", "every": None, "tz": "Europe/Vienna",
         "catch_up": "all", "jitter": 2.5, "body": {"n": 1}, "problem": None,
+        "type": None,
     }  # fmt: skip
     times = [datetime.fromisoformat(time) for time in daily["next"]]
     assert len(times) == 2
