@@ -2,8 +2,9 @@
 -- before it.)
 --
 -- Such a message waits in 'later', at a serial number from 8e15 on, and the ZSET 'lanes' has the order of each group
--- (as in lanes.lua, with 'g' before the digest). In the ZSET 'turns' is 'g' and the group: GROUPS and the server ms when
--- it is time, as its puts have said (put.lua). In 'uniques' is '*group': since when it gathers, and how many have come.
+-- (as in lanes.lua, with 'g' before the digest). In the ZSET 'turns' is 'g' and the group: GROUPS and the server ms
+-- when it is time, as its puts have said (put.lua). In 'uniques' is '*group': since when it gathers, and how many have
+-- come.
 local GROUPS = 20000000000000
 
 local function groups(UNIQUES, LANES, READY, LATER, TURNS)

@@ -6,7 +6,7 @@
 -- KEYS  1 ready  2 producers (HASH producer -> sequence, and ":ms" if a sweep has found it idle)
 --       unless it is plainly for now: 3 later  4 consumers  5 traces  then, as far as ARGV 10, 5, 11 and 9 ask for
 --       them, who has the key that is unique (a field of a HASH, or for a time a string), the marker and the result
---       that an earlier message with this id may have left, stats, with ARGV 12 or 13 uniques, lanes and turns, the body
+--       that an earlier message with this id may have left, stats, with ARGV 12 or 13 uniques, lanes, turns, the body
 -- ARGV  1 producer  2 sequence
 --       with KEYS 3: 3 'ready' | 'in' | 'at'  4 ms of delay, or Unix ms  5 dedupe window, ms (0: there is no marker)
 --       6 ids (hex, separated by spaces) of those that are traced  7 who puts, 8 by which program
