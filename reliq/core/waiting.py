@@ -32,7 +32,7 @@ from reliq.errors import MovedOn, QueueHeld
 _DONE: Final = frozenset({0, 1, 2})
 _CANCEL: Final = scripts.load("cancel", after=("envelope", "lanes", "unique", "tell", "places"), shape=_DONE)
 _CALL_OFF: Final = scripts.load("call_off", after="marks", shape=FLAG)
-_RESCHEDULE: Final = scripts.load("reschedule", after=("envelope", "places"), shape=_DONE)
+_RESCHEDULE: Final = scripts.load("reschedule", after=("envelope", "lanes", "places"), shape=_DONE)
 
 #: How often a message that has moved on between a look and what is done to it is looked for again.
 _AGAIN: Final = 20
@@ -75,7 +75,8 @@ def call_off(keys: Keys, found: Found, caller: Caller) -> Command:
 def reschedule(keys: Keys, found: Found, due: Due, caller: Caller) -> Command:
     """Let a message that waits where it was found become due then. Parses as ``cancel``."""
     how = "at" if due.how == "at" else "in"
-    return _act(_RESCHEDULE, keys, found, (keys.ready, keys.later), (*_seen(found), caller.who, how, due.ms))
+    names, args = (keys.ready, keys.later, keys.lanes), (*_seen(found), caller.who, how, due.ms)
+    return _act(_RESCHEDULE, keys, found, names, args)
 
 
 def _seen(found: Found) -> tuple[bytes, int | str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgpack
 import pytest
 
-from reliq.core import beside, dead, ops, waiting
+from reliq.core import beside, dead, ops, purge, waiting
 from reliq.core import envelope as env
 from reliq.core.explain.looks import Found
 from reliq.core.lanes import PARKED, Lane
@@ -164,6 +164,25 @@ def test_purged(lab: Lab, states: tuple[str, ...]) -> None:
         assert (parked(lab), turns(lab)) == ([], {"k": 1})
     else:
         assert (lab.ready, parked(lab), turns(lab)) == ([], [], {})
+
+
+def test_many_that_have_gone_hide_nobody(lab: Lab) -> None:
+    """A lane is not left before its end because of thousands that were purged, or rescheduled."""
+    for start in range(0, 2500, 500):
+        put(lab, *(ordered(n) for n in range(start, start + 500)))
+    for trip in range(1, 12):
+        claim(lab, "a", trip, in_hand=min(1, trip - 1))
+    assert len(parked(lab)) == 2499
+    aside = purge._command(lab.keys, "later", "take", "me", "w")
+    assert lab.run(aside) == [1, 2499]
+    put(lab, ordered(5000))
+    assert claim(lab, "a", 12, in_hand=1) == []  # it waits behind the first one
+    assert claim(lab, "a", 13, in_hand=1, acks=[ordered(0)]) == [5000]
+    put(lab, ordered(5001), ordered(5002))
+    assert claim(lab, "a", 14, in_hand=1) == []
+    assert lab.run(waiting.reschedule(lab.keys, Found("later", 0, ordered(5001)), ops.Due("in", 60_000), CALLER))
+    assert lab.client.zcard(lab.keys.lanes) == 1
+    assert claim(lab, "a", 15, in_hand=1, acks=[ordered(5000)]) == [5002]
 
 
 def test_equal_ones_are_two(lab: Lab) -> None:

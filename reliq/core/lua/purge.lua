@@ -36,6 +36,9 @@ if verb == 'take' then
     return {0, aside}
   end
   redis.call('RENAME', PLACE, ASIDE) -- allowed when out of memory, and so is what follows
+  if PLACE == KEYS[8] then
+    redis.call('UNLINK', KEYS[6]) -- nobody waits in a lane any more: none is to be passed over one by one
+  end
   redis.pcall('HSET', STATS, 'purging', ARGV[3])
   redis.pcall('HINCRBY', STATS, 'purge', here)
   redis.pcall('XADD', EVENTS, 'MAXLEN', '~', '10000', '*', 'event', 'purge', 'id', '', 'consumer', ARGV[2],

@@ -6,13 +6,13 @@
 --   The fence grows by it, which it may (I3: it only grows), and no claim is taken for another: nobody has it in hand.
 --   Nor does it become one with an equal one that is in later. What is ready and due stays in its place. Works when
 --   Redis is out of memory.
--- KEYS  1 where it waits: a list or a sorted set  2 events  3 stats  4 consumers  5 lock  6 ready  7 later
+-- KEYS  1 where it waits: a list or a sorted set  2 events  3 stats  4 consumers  5 lock  6 ready  7 later  8 lanes
 -- ARGV  1 the element  2 its place in a list, from the left ('' in a sorted set)  3 id (hex)
 --       4 who does so  5 'in' | 'at'  6 ms from now, or Unix ms
 -- Returns 1 it is due then | 0 it does not wait there: nothing changed
 --   | 2 it is in the batch of who holds the queue for himself alone: nothing changed
 -- Cost  O(log later, and 2,000 elements or 256 kB of a list, and the way to them)
-local FROM, EVENTS, STATS, CONSUMERS, LOCK, READY, LATER = unpack(KEYS)
+local FROM, EVENTS, STATS, CONSUMERS, LOCK, READY, LATER, LANES = unpack(KEYS)
 local element = ARGV[1]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -40,6 +40,9 @@ elseif place ~= true and redis.call('ZSCORE', LATER, back) then
   return 0
 end
 redis.call('HDEL', STATS, '') -- allowed when out of memory, and so is all that follows
+if place == true then -- it leaves its lane, if it waits in one
+  turns('', LANES, READY, LATER).unpark(element, redis.call('ZSCORE', FROM, element))
+end
 redis.call('ZADD', LATER, due, back)
 if back ~= element or place ~= true then
   remove(FROM, element, place)
