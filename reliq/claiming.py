@@ -39,7 +39,7 @@ class Claiming:
         self._unminded: dict[Message, float] = {}
         self._failures = 0
         self._orders = Orders()
-        self._may_be_more = False
+        self._may_be_more = self._rests = False
         self._due_in: float | None = None
         self._duty = 0
         self._order = (b"", 0)
@@ -73,7 +73,8 @@ class Claiming:
                 self.state.finished.append(self.state.release(message))
         self._due_in = answer.due_in
         # The answer to an older trip: that may have asked for nothing.
-        self._may_be_more = answer.more or answer.status == "again"
+        self._may_be_more = answer.more or answer.rests or answer.status == "again"
+        self._rests = answer.rests
         if answer.sweep == FIRE:
             self._ticks_due()
         else:
@@ -115,6 +116,13 @@ class Claiming:
         if self._failures or self._buffer or self._may_be_more or state.suspects_wait:
             return False
         return self._until_empty and not (state.unanswered or state.finished or state.preparing)
+
+    @property
+    def _again_in(self) -> float:
+        """Seconds after which ``until_empty`` asks again, if it may not stop."""
+        if self._rests and self._due_in is not None:
+            return min(max(self._due_in, 0.05), 1.0)
+        return self.state.shut or 0.05
 
     def _wait_for(self, left: float | None) -> float:
         """Seconds to wait for a message, but not beyond what comes due by itself."""

@@ -158,7 +158,7 @@ class Stationed:
         if suspects and held:
             self._due_at = clock() + _SUSPECTS
         self._streams = answer.brought >= _STREAM
-        shut, self._shut_out = self.state.shut, False
+        shut, self._shut_out = self.state.shut, answer.rests
         if shut:  # the bell would ring for what may not be claimed
             self._more, self._due_at, self._shut_out = False, clock() + shut, answer.more
         self._may_wait = not (answer.asked == 0 or self._more or suspects or shut)

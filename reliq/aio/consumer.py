@@ -86,7 +86,7 @@ class Consumer(Claiming):
                 return leases[0]
             if self._is_over():
                 break
-            await asyncio.sleep(self.state.shut or 0.05)
+            await asyncio.sleep(self._again_in)
         raise StopAsyncIteration
 
     async def _trip(self, want: int) -> None:

@@ -43,7 +43,8 @@ FIRE: Final = 3
 class Answer(NamedTuple):
     """What one trip brought. ``asked``: for how many messages it did; ``brought``: how many elements came, those
     that are left to ``take_in`` included; ``more``: whether more are ready; ``order``: what somebody wants of this
-    consumer (see orders), or nothing; ``called_off``: which messages in hand somebody has cancelled since."""
+    consumer (see orders), or nothing; ``called_off``: which messages in hand somebody has cancelled since;
+    ``rests``: none are ready, but of a tenant that rests, until ``due_in`` at the latest."""
 
     status: str
     messages: list[Message]
@@ -58,6 +59,7 @@ class Answer(NamedTuple):
     order: bytes = b""
     brought: int = 0
     called_off: tuple[Message, ...] = ()
+    rests: bool = False
 
 
 class ConsumerState(Preparing):
@@ -278,7 +280,8 @@ class ConsumerState(Preparing):
         called_off = self._call_off(reply[13]) if len(reply) > 13 else ()
         return Answer(
             status, messages, lost, settled, None if due < 0 else due / 1000, int(reply[8]), bool(reply[4]),
-            int(reply[1]), asked, bool(reply[10]), reply[12] if len(reply) > 12 else b"", len(fresh), called_off,
+            int(reply[1]), asked, reply[10] > 0, reply[12] if len(reply) > 12 else b"", len(fresh), called_off,
+            reply[10] < 0,
         )  # fmt: skip
 
     def _call_off(self, ids: bytes) -> tuple[Message, ...]:

@@ -79,7 +79,7 @@ class Consumer(Claiming):
                 return leases[0]
             if self._is_over():
                 break
-            self._closing.wait(self.state.shut or 0.05)
+            self._closing.wait(self._again_in)
         raise StopIteration
 
     def _trip(self, want: int) -> None:

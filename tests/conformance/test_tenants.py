@@ -160,3 +160,24 @@ async def test_with_all_that_a_put_can_say(sh: Shell, redis: redis_py.Redis) -> 
     await task
     assert Counter(seen) == {"a": 1, "bbbbb": 1, "c": 1, "d": 1, "fails": 2}
     assert seen.index("d") > max(n for n, body in enumerate(seen) if body == "fails")
+
+
+async def test_until_empty_waits_for_who_rests(sh: Shell) -> None:
+    """As it does for the rate of the queue: what waits for the turn of its tenant is ready."""
+    q = sh.queue()
+    await sh(q.limit(tenant_rate=20, tenant_burst=1))
+    await sh(q.put_many([1, 2, 3], tenant="a"))
+    done: list[int] = []
+
+    @q.ack
+    def handle(body: int) -> None:
+        done.append(body)
+
+    await sh(sh.Worker(handle, until_empty=True, signals=False).run())
+    assert done == [1, 2, 3]
+    await sh(q.put_many([4, 5, 6], tenant="a"))
+    async with sh.open(q.consumer(until_empty=True)) as c:
+        async for lease in sh.each(c):
+            done.append(lease.body)
+            await sh(lease.ack())
+    assert done == [1, 2, 3, 4, 5, 6]

@@ -9,7 +9,7 @@ from reliq.core import envelope as env
 from reliq.core import exclusive, gate, ops, waiting
 from reliq.core.explain.looks import Found
 from reliq.core.gate import NO_LIMITS, Limits
-from reliq.core.lanes import SHARED, Lane
+from reliq.core.lanes import PARKED, SHARED, Lane
 from tests.lua.lab import BELL, Lab, element, number_of
 from tests.lua.test_purge import clear
 
@@ -130,12 +130,34 @@ def test_rate(lab: Lab) -> None:
     reply = lab.trip("a", 2, want=10, in_hand=4)
     assert reply[9] == []
     assert 0 < reply[7] <= 100
-    assert reply[10] == 0
+    assert reply[10] == -1
     lab.client.zadd(lab.keys.turns, {"ra": 1e13 + lab.now() - 50, "wa": 1e12 + 1})  # it has rested
     assert claim(lab, "a", 3, in_hand=4) == [3, 4, 5]
     lab.client.zadd(lab.keys.turns, {"ra": 1e13 + 1, "rb": 1e13 + 1, "wa": 1e12 + 1})
     lab.trip("a", 4, want=0, in_hand=7)
     assert lab.client.zscore(lab.keys.turns, "rb") is None  # what is used up takes no memory
+
+
+@pytest.mark.parametrize("better", [{}, {"rate": 100, "burst": 10}])
+def test_who_rests_by_limits_that_are_gone_goes_on(lab: Lab, better: dict[str, float]) -> None:
+    """A rate that was too low holds nobody back for an hour once it is higher, or gone."""
+    limit(lab, rate=0.001, burst=1)
+    put(lab, 1, 2, 3)
+    assert claim(lab, "a", 1) == [1]
+    assert lab.trip("a", 2, want=10, in_hand=1)[7] > 10_000
+    lab.run(gate.limit(lab.keys, "me", NO_LIMITS, Limits(**better)))  # type: ignore[arg-type]
+    reply = lab.trip("a", 3, want=10, in_hand=1)
+    assert [number_of(e) for e in reply[9]] == ([] if better else [2, 3])
+    assert not better or 0 <= reply[7] <= 11
+
+
+def test_a_clock_that_goes_back(lab: Lab) -> None:
+    """Another server may be an hour behind: who rests by the clock of the one before rests for one message."""
+    limit(lab, rate=1, burst=1)
+    put(lab, 7)
+    ahead = lab.now() + 3_600_000
+    lab.client.zadd(lab.keys.turns, {"ra": 1e13 + ahead, "wa": ahead})
+    assert 0 < lab.trip("a", 1, want=10)[7] <= 1001
 
 
 def test_repeated_trip_counts_once(lab: Lab) -> None:
@@ -159,6 +181,39 @@ def test_suspects_come_alone(lab: Lab) -> None:
     lab.put(theirs(4, lost=1), lane=Lane(tenant="a"))
     assert claim(lab, "c", 1, 1) == [3]
     assert claim(lab, "c", 2, 2, in_hand=1, acks=[theirs(3)]) == [4]
+
+
+def test_one_that_waits_for_empty_hands_is_not_passed_for_ever(lab: Lab) -> None:
+    """While it is at the head of ready, tenants are not served either: hands would never be empty."""
+    put(lab, 1, 2, 3)
+    assert claim(lab, "a", 1, 1) == [1]
+    lab.client.rpush(lab.keys.ready, element(9, lost=1))
+    assert claim(lab, "a", 2, 3, in_hand=1) == []
+    assert claim(lab, "a", 3, 3, in_hand=1, mode="decline") == [2, 3]
+    assert claim(lab, "a", 4, 3, in_hand=3, acks=[theirs(1), theirs(2), theirs(3)]) == [9]
+
+
+def test_a_place_that_a_reap_frees_wakes_somebody(lab: Lab) -> None:
+    """Also if nothing comes back by it."""
+    limit(lab, concurrency=1)
+    put(lab, 1, 2)
+    assert claim(lab, "a", 1) == [1]
+    assert claim(lab, "b", 1) == []
+    assert lab.ready == []
+    lab.reap("a", max_losses=1)
+    assert lab.ready == [BELL]
+    assert claim(lab, "b", 2) == [2]
+
+
+def test_no_trip_takes_long(lab: Lab) -> None:
+    """One that passes over many which wait for the turn of their ordering key leaves the rest to the next."""
+    lab.put(*(theirs(n, meta={"o": "k"}) for n in range(1000)), lane=Lane("k", "a"))
+    put(lab, 2000, tenant="b")
+    assert sorted(claim(lab, "a", 1)) == [0, 2000]
+    assert lab.client.zcount(lab.keys.later, PARKED, SHARED - 1) < 200
+    for trip in range(2, 12):
+        assert claim(lab, "a", trip, in_hand=2) == []
+    assert (lab.client.zcount(lab.keys.later, PARKED, SHARED - 1), lab.ready) == (999, [])
 
 
 def test_with_an_ordering_key(lab: Lab) -> None:

@@ -74,6 +74,7 @@ end
 local epoch = redis.call('HINCRBY', SESSION, 'epoch', 1)
 
 local returned, buried, cancelled, bytes = 0, 0, 0, 0
+local tenants = server[3] and shares(UNIQUES, LANES, LATER, KEYS[13], server[3])
 
 -- Take up to the limit from the right (newest) end of a list; give() says where each one goes, and before they are
 -- gone from here, done() has them all there.
@@ -109,7 +110,6 @@ if redis.call('LLEN', INBOX) == 0 and returned < limit then
     returned = returned + 1
   end
   local lanes = turns(UNIQUES, LANES, READY, LATER)
-  local tenants = server[3] and shares(UNIQUES, LANES, LATER, KEYS[13], server[3])
   take(DOING, function(element)
     if tenants and #element > 39 then
       pcall(tenants.count_out, element)
@@ -166,6 +166,12 @@ if returned > 0 then
 end
 if buried > 0 then
   redis.pcall('HINCRBY', STATS, 'bury', buried)
+end
+if tenants and redis.call('LLEN', READY) == 0 then -- a place may be free, and somebody idle
+  local fine, some = pcall(tenants.some)
+  if fine and some > 0 then
+    redis.call('LPUSH', READY, BELL)
+  end
 end
 local left = redis.call('LLEN', INBOX) + redis.call('LLEN', DOING)
 return {'reaped', returned, buried, left > 0 and 1 or 0}

@@ -34,8 +34,9 @@
 --   was claimed: -1 the queue is paused, less: minus so many ms, until which a limit stands in the way),
 --   other live consumers (counted only if suspects wait, else -1), ms until something is due (-1: nothing),
 --   a duty (1: reap recently ended leases, 2: visit all dead names and look for strays, 3: fire ticks), elements,
---   messages that are still ready, number of the trip before as it is known here; then an order (order.lua) and the
---   ids (hex, spaces between) of messages in hand that are cancelled (marks.lua), as far as there are any}
+--   messages that are still ready (-1: none, but of some tenant that rests), number of the trip before as it is known
+--   here; then an order (order.lua) and the ids (hex, spaces between) of messages in hand that are cancelled
+--   (marks.lua), as far as there are any}
 -- Cost  O(settled + promoted + claimed + in hand), each bounded by ~1,000 elements or 256 kB
 local READY, INBOX, DOING, CONSUMERS, SESSION, LATER, DEAD, EVENTS, STATS, UNIQUES, LANES, TURNS = unpack(KEYS)
 local name, trip, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -384,6 +385,7 @@ if tenants then
   for i = 1, #claimed do
     bytes = bytes + weight(claimed[i])
   end
+  alone = alone or suspects == 1 and #declined == 0 -- or one waits for empty hands
   tenants.serve(alone and 0 or want - #claimed, now, function(element)
     local key = ordered and ordered.key_of(element)
     bytes = bytes + weight(element)
@@ -460,6 +462,6 @@ local others = suspects == 1 and redis.call('ZCOUNT', CONSUMERS, '(' .. now, '+i
 return {
   'ok', now, epoch, late, unknown and 1 or 0, suspects, others,
   soonest and math.max(soonest - now, 0) or -1, sweep,
-  unknown and redis.call('LRANGE', DOING, 0, -1) or claimed, ready, last,
+  unknown and redis.call('LRANGE', DOING, 0, -1) or claimed, ready == 0 and rests and -1 or ready, last,
   session[6] or told and '' or nil, told or nil, -- nil: the reply ends before it
 }
