@@ -158,7 +158,9 @@ def a_put_does_not_wait() -> None:
     """replicas=1 is taken for done when the primary has the message."""
     send = Queue._send
 
-    def hurries(self: Queue, ids: list[bytes], elements: Any, due: ops.Due, marker: str, *_: Any) -> Any:
+    def hurries(
+        self: Queue, ids: list[bytes], elements: Any, due: ops.Due, marker: str, *_: Any, **__: Any
+    ) -> Any:
         return send(self, ids, elements, due, marker, ops.NOTHING)
 
     Queue._send = hurries  # type: ignore[method-assign]

@@ -232,9 +232,11 @@ def _record_puts(history: History, queue: Any) -> None:
     if queue is Queue:
 
         @functools.wraps(send)
-        def recorded_send(self: Any, ids: list[bytes], elements: Any, due: ops.Due, *more: Any) -> Any:
+        def recorded_send(
+            self: Any, ids: list[bytes], elements: Any, due: ops.Due, *more: Any, **named: Any
+        ) -> Any:
             with _putting(history, [id.hex() for id in ids], due=due.how):
-                return send(self, ids, elements, due, *more)
+                return send(self, ids, elements, due, *more, **named)
 
         @functools.wraps(repeat)
         def recorded_repeat(self: Any, error: OutcomeUnknown | PutManyError) -> Any:
@@ -243,9 +245,11 @@ def _record_puts(history: History, queue: Any) -> None:
     else:
 
         @functools.wraps(send)
-        async def recorded_send(self: Any, ids: list[bytes], elements: Any, due: ops.Due, *more: Any) -> Any:
+        async def recorded_send(
+            self: Any, ids: list[bytes], elements: Any, due: ops.Due, *more: Any, **named: Any
+        ) -> Any:
             with _putting(history, [id.hex() for id in ids], due=due.how):
-                return await send(self, ids, elements, due, *more)
+                return await send(self, ids, elements, due, *more, **named)
 
         @functools.wraps(repeat)
         async def recorded_repeat(self: Any, error: OutcomeUnknown | PutManyError) -> Any:
