@@ -185,7 +185,7 @@ class Several:
         for message in bunch.messages:
             try:
                 self.bodies.append(message.body if fit is None else fit(message.body))
-            except Exception as error:  # noqa: BLE001 - the class is the user's code, like the handler
+            except BaseException as error:  # noqa: BLE001 - the class is the user's code, like the handler
                 settle = settle_for(message.state, message, handler.retry, error)
                 report(error, settle)
                 message.state.finished.append(settle)

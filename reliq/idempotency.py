@@ -85,7 +85,7 @@ class Idempotent:
         """What the handler returns now, or has returned for this key before."""
         marker = self._marker(handler, lease)
         try:
-            entered = handler.queue.links.insist(entering(lease, marker, self.ttl))
+            entered = _insisting(handler, lease)(entering(lease, marker, self.ttl))
         except (Unavailable, OutcomeUnknown) as error:
             raise _later(error) from error
         return run() if self._may_begin(entered, lease, marker) else entered.value
@@ -94,7 +94,7 @@ class Idempotent:
         """The same, of a coroutine function."""
         marker = self._marker(handler, lease)
         try:
-            entered = await _insist(handler.queue.links.insist, entering(lease, marker, self.ttl))
+            entered = await _insist(_insisting(handler, lease), entering(lease, marker, self.ttl))
         except (Unavailable, OutcomeUnknown) as error:
             raise _later(error) from error
         return await run() if self._may_begin(entered, lease, marker) else entered.value
@@ -145,6 +145,12 @@ def entering(lease: Leased, marker: str, ttl: float) -> Command:
 def will_be_done(lease: Leased, marker: str, ttl: float) -> None:
     """Let its ack say that the key of this marker is done."""
     lease._mark = f"{round(ttl * 1000)} {marker}"
+
+
+def _insisting(handler: Handler[..., Any], lease: Any) -> Callable[[Command], Any]:
+    """What runs a command: the handler may be of a queue of the other shell, and then its worker knows how to
+    wait."""
+    return getattr(lease._settler, "insist", None) or handler.queue.links.insist  # type: ignore[no-any-return]
 
 
 async def _insist(insist: Callable[[Command], Any], command: Command) -> Any:

@@ -112,23 +112,31 @@ class Task:
         self._entered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._live(), name="reliq-lifespan")
 
-    async def _live(self) -> None:
+    async def _live(self) -> BaseException | None:
+        """What leaving it raised. It is no exception of the task: a SystemExit would end the event loop."""
         try:
             async with self._manager as value:
                 self._entered.set_result(value)
                 await self._leave.wait()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised where somebody waits for it
             if self._entered.done():
-                raise
+                return error
             self._entered.set_exception(error)
+        return None
 
     @classmethod
     async def begin(cls, manager: AbstractAsyncContextManager[Any]) -> tuple[Task, Any]:
-        """Enter it: (the task, what it yields)."""
+        """Enter it: (the task, what it yields). Who is cancelled meanwhile leaves nothing of it behind."""
         task = cls(manager)
-        return task, await task._entered
+        try:
+            return task, await task._entered
+        except asyncio.CancelledError:
+            task._task.cancel()
+            await asyncio.wait([task._task])
+            raise
 
     async def end(self) -> None:
         """Leave it. Raises what that raises."""
         self._leave.set()
-        await self._task
+        if (error := await self._task) is not None:
+            raise error

@@ -51,7 +51,7 @@ class Routes:
         state, options = message.state, self.queue.options
         try:
             kind = message.type
-        except Exception as error:  # noqa: BLE001 - the rule is the user's code, like the handler
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the rule is the user's code, like the handler
             settle = settle_for(state, message, options.retry, error)
             token = context.enter(message)
             report(error, settle)

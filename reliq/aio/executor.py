@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from reliq.aio.station import Station
+from reliq.core.command import Command
 from reliq.core.message import Message, Settle
 from reliq.core.pace import Pace
 from reliq.ranking import Lines
@@ -45,3 +47,8 @@ class ThreadSettler:
 
     def settle(self, settle: Settle) -> bool:
         return asyncio.run_coroutine_threadsafe(self._station.settle(settle), self._loop).result()
+
+    def insist(self, command: Command) -> Any:
+        """Run a command that its handler has to wait for."""
+        links = self._station.queue.links
+        return asyncio.run_coroutine_threadsafe(links.insist(command), self._loop).result()

@@ -23,7 +23,9 @@ class Through(Queue):
 
     async def put_many(self, bodies: Iterable[Any], **options: Any) -> list[str]:
         """See ``Queue.put_many``."""
-        put = await self._before(Put(self.name, tuple(bodies), options))
+        if not (bodies := tuple(bodies)):  # nothing is put, and no hook looks at it
+            return await super().put_many(bodies, **options)
+        put = await self._before(Put(self.name, bodies, options))
         receipts = await super().put_many(put.bodies, **put.options)
         await self._after(put, receipts)
         return receipts

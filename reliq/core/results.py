@@ -50,11 +50,14 @@ def answer(value: Any) -> bytes:
     """What is kept of a value that a handler returned. It never fails: the message is done."""
     if isinstance(value, Lost):
         return lost(value)
+    verb = "written"
     try:
         data = _PLAIN.encode({VALUE: value})
+        verb = "read again"  # such as a map with a tuple for a key, or an extension type that is none
+        _PLAIN.decode(data)
     except Exception as error:  # noqa: BLE001 - a value may raise anything when it is looked into
         kind = type(value).__name__
-        return lost(f"a value of type {kind} cannot be written as msgpack ({error}); return plain data")
+        return lost(f"a value of type {kind} cannot be {verb} as msgpack ({error}); return plain data")
     if len(data) > defaults.RESULT_BYTES:
         limit = f"{len(data):,} bytes, and the limit is {defaults.RESULT_BYTES:,}"
         return lost(f"it is {limit}; put it into a store and return its address")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
+from reliq.core.command import Command
 from reliq.core.message import Message, Settle
 from reliq.core.pace import Pace
 from reliq.ranking import Lines
@@ -19,6 +20,8 @@ from reliq.sync.station import Station
 T = TypeVar("T")
 #: So long a handler that is cancelled may take to end, seconds.
 _AT_ONCE: Final = 0.05
+#: An event loop that has not got to its next task after so many seconds is blocked.
+_BLOCKED: Final = 2.0
 
 
 class AsyncExecutor(CoroutineExecutor[Station]):
@@ -54,7 +57,17 @@ class AsyncExecutor(CoroutineExecutor[Station]):
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run it in the event loop of the handlers and wait for it."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        result: T
+        result, error = asyncio.run_coroutine_threadsafe(_guarded(coroutine), self._loop).result()
+        if error is not None:
+            raise error
+        return result
+
+    def answers(self) -> bool:
+        """Whether the event loop gets to what is next; False: a handler blocks it, perhaps for ever."""
+        begun = threading.Event()
+        self._loop.call_soon_threadsafe(begun.set)
+        return begun.wait(_BLOCKED)
 
     def cut_off(self) -> None:
         """Cancel what still runs, and let it come to its end, if it does so at once."""
@@ -75,6 +88,14 @@ class AsyncExecutor(CoroutineExecutor[Station]):
             self._loop.close()
 
 
+async def _guarded(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """What it returned, and what it raised: a SystemExit that came out of a task would end the event loop."""
+    try:
+        return await coroutine, None
+    except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for it
+        return None, error
+
+
 class _AsyncSettler:
     """Lets a coroutine handler await its explicit settle, which a trip of the worker's loop makes."""
 
@@ -84,6 +105,9 @@ class _AsyncSettler:
 
     async def settle(self, settle: Settle) -> bool:
         return await asyncio.to_thread(self._station.settle, settle)
+
+    async def insist(self, command: Command) -> Any:
+        return await asyncio.to_thread(self._station.insist, command)
 
     def post(self, settle: Settle) -> None:
         self._station.finish(settle)

@@ -144,8 +144,15 @@ class Loop(Working[Station]):
             self._executors[True] = executor = self._executor(True)
             assert isinstance(executor, AsyncExecutor)
             task, value = executor.run(Task.begin(manager))
-            self._life.callback(lambda: executor.run(task.end()))
+            self._life.callback(self._end_life, executor, task)
             return value
+
+    @staticmethod
+    def _end_life(executor: AsyncExecutor, task: Task) -> None:
+        if executor.answers():
+            executor.run(task.end())
+        else:
+            log.error("the lifespan of the worker cannot be left: a coroutine handler blocks its event loop")
 
     def _executor(self, is_async: bool) -> ThreadExecutor[Station] | AsyncExecutor:
         if is_async:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
+from reliq.core.command import Command
 from reliq.core.consumer import Answer
 from reliq.core.message import Settle
 from reliq.errors import ReliqError
@@ -92,6 +94,10 @@ class Station(Stationed):
         if not done.wait(self.queue.options.timeout) or settle.accepted is None:
             raise self._unconfirmed(settle)
         return settle.accepted
+
+    def insist(self, command: Command) -> Any:
+        """Run a command that its handler has to wait for."""
+        return self.queue.links.insist(command)
 
     def close(self) -> bool:
         """End the bell and say goodbye; True if nothing of us is left in Redis."""

@@ -24,7 +24,9 @@ class Through(Queue):
 
     def put_many(self, bodies: Iterable[Any], **options: Any) -> list[str]:
         """See ``Queue.put_many``."""
-        put = self._before(Put(self.name, tuple(bodies), options))
+        if not (bodies := tuple(bodies)):  # nothing is put, and no hook looks at it
+            return super().put_many(bodies, **options)
+        put = self._before(Put(self.name, bodies, options))
         receipts = super().put_many(put.bodies, **put.options)
         self._after(put, receipts)
         return receipts

@@ -18,7 +18,7 @@ import redis as redis_py
 
 import reliq
 from reliq.core import envelope as env
-from tests.conformance.shell import Shell, dead_letters, until
+from tests.conformance.shell import Shell, dead_letters, events, until
 
 KINDS = pytest.mark.parametrize("kind", ["plain", "coroutine"])
 QUICK = reliq.Retry(attempts=3, wait=0.01)
@@ -288,6 +288,30 @@ async def test_what_does_not_belong_is_left_out(sh: Shell, redis: redis_py.Redis
     assert await sh(queue.size()) == (0, 0, 0, 3)
     assert not redis.keys(f"{sh.prefix}:*:body:*")
     assert (await sh(queue.put({"n": 5}, unique="u"))).added
+
+
+@dataclass
+class Exits:
+    """Ends the program, as a class should not."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n == 2:
+            raise SystemExit("no")
+
+
+@KINDS
+async def test_a_class_that_exits(sh: Shell, redis: redis_py.Redis, kind: str) -> None:
+    """That one message has failed, and each is settled once."""
+    queue, lists = sh.queue(retry=reliq.Retry(attempts=1)), list[list[Any]]()
+    handler = make(queue, kind, lambda bodies, leases: lists.append(bodies))
+    handler.function.__annotations__["bodies"] = list[Exits]
+    await sh(queue.put_many([{"n": n} for n in ("no number", 1, 2, 3)]))
+    await asyncio.wait_for(run(sh, queue.ack(handler.function, batch=10), signals=False), 20)
+    assert lists == [[Exits(1), Exits(3)]]
+    assert sorted(note["cause"] for note, _ in dead_letters(redis, queue)) == ["ATTEMPTS", "UNDECODABLE"]
+    assert sorted(event for event, _ in events(redis, queue)) == ["bury", "bury", "start", "stop"]
 
 
 def _annotated(function: Any) -> Any:

@@ -281,6 +281,25 @@ async def test_while_redis_does_not_answer(sh: Shell, own_server: Any) -> None:
     assert (explained.failed, explained.state in ("ready", "later")) == (0, True)
 
 
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+async def test_under_either_worker(sh: Shell, server: Any, prefix: str, kind: str) -> None:
+    """Functions and coroutines of this shell's queue, in the worker of this shell and in a blocking one."""
+    q, did = sh.queue(), list[Any]()
+
+    def plain(body: Any) -> None:
+        did.append(body["k"])
+
+    async def coroutine(body: Any) -> None:
+        did.append(body["k"])
+
+    handler = q.ack(reliq.idempotent(key="k")(plain if kind == "plain" else coroutine))
+    for n, worker in enumerate((sh.Worker, reliq.Worker)):
+        await sh(q.put_many([{"k": n}, {"k": n}]))
+        run = worker(handler, until_empty=True, signals=False, concurrency=1).run
+        await (sh.start(run) if worker is sh.Worker else asyncio.to_thread(run))
+        assert did == list(range(n + 1))
+
+
 def test_a_coroutine_under_a_blocking_worker(server: Any, prefix: str) -> None:
     """reliq.Worker runs it in an event loop, and asks Redis beside that."""
     q = reliq.Queue("q", server.url, prefix=prefix)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
@@ -144,6 +146,93 @@ async def test_one_that_fails_to_end(sh: Shell, redis: redis_py.Redis, kind: str
         await sh.start(sh.Worker(q.ack(did.append), signals=False, until_empty=True, lifespan=life.form(kind)).run)
     assert (did, sum(await sh(q.size()))) == ([1], 0)
     assert not redis.exists(q.options.keys.consumers)
+
+
+class Manager:
+    """An asynchronous one that does at its begin and its end what it is told."""
+
+    def __init__(self, **does: Any) -> None:
+        self.does, self.saw = does, list[str]()
+
+    async def see(self, when: str) -> None:
+        self.saw.append(when)
+        if when in self.does:
+            await self.does[when]()
+
+    async def __aenter__(self) -> None:
+        await self.see("begin")
+
+    async def __aexit__(self, *_: Any) -> None:
+        await self.see("end")
+
+
+@pytest.mark.parametrize("when", ["begin", "end"])
+async def test_one_that_exits(sh: Shell, when: str) -> None:
+    """Ends a blocking worker, which does not wait for an event loop that has ended by that."""
+
+    async def exits() -> None:
+        raise SystemExit("no")
+
+    def run() -> object:
+        try:
+            worker.run()
+        except SystemExit as error:  # a thread of the executor would be at its end
+            return error.code
+
+    if sh.name == "sync":
+        worker = sh.Worker(
+            sh.queue().ack(print), signals=False, until_empty=True, lifespan=lambda: Manager(**{when: exits})
+        )
+        assert await asyncio.wait_for(asyncio.to_thread(run), 20) == "no"
+
+
+async def test_cancelled_while_it_begins(sh: Shell) -> None:
+    """Who cancels a worker then leaves no task behind that goes on with it."""
+
+    async def waits() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            life.saw.append("cut")
+
+    life = Manager(begin=waits)
+    if sh.name == "aio":
+        task = sh.start(sh.Worker(sh.queue().ack(print), signals=False, lifespan=lambda: life).run)
+        assert await until(lambda: life.saw, seconds=20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert life.saw == ["begin", "cut"]
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == "reliq-lifespan"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the loop that could not be closed
+async def test_whose_event_loop_is_blocked(sh: Shell, caplog: pytest.LogCaptureFixture) -> None:
+    """A blocking worker does not wait for its handler beyond the grace: it says that the lifespan is not left."""
+    q, begun, free = sh.queue(), threading.Event(), threading.Event()
+
+    @q.ack
+    async def blocks(body: Any) -> None:
+        begun.set()
+        free.wait(60)
+
+    if sh.name == "sync":
+        await sh(q.put(1))
+        worker = sh.Worker(blocks, signals=False, grace=0.1, lifespan=Manager)
+        task = sh.start(worker.run)
+        assert await until(begun.is_set, seconds=20)
+        worker.stop()
+        try:
+            await asyncio.wait_for(asyncio.shield(task), 20)
+        finally:
+            free.set()
+            for thread in threading.enumerate():
+                if thread.name == "reliq-asyncio":
+                    thread.join(20)
+            del worker, task
+            gc.collect()
+        assert "the lifespan of the worker cannot be left: a coroutine handler blocks" in caplog.text
+        assert (await sh(q.size())).ready == 1
 
 
 @pytest.mark.parametrize("said", [None, {}, {"pools": 1}, SimpleNamespace(pools=1)])

@@ -88,6 +88,19 @@ async def test_it_may_change_a_put(sh: Shell, many: bool) -> None:
         await sh(lease.ack())
 
 
+async def test_no_bodies_are_no_put(sh: Shell) -> None:
+    """No hook is asked about a put_many of nothing, which has no first body."""
+
+    class Looks:
+        def before_put(self, put: Put) -> None:
+            assert put.body is not None
+
+    q = sh.queue(middleware=[Looks()])
+    assert await sh(q.put_many([])) == []
+    assert await sh(q.put_many(iter([]), delay=1)) == []
+    assert len(await sh(q.put_many(iter([1, 2])))) == 2
+
+
 async def test_it_may_refuse_a_put(sh: Shell, caplog: pytest.LogCaptureFixture) -> None:
     """What it raises before, the caller gets, and nothing is put; what it raises behind is only told."""
 

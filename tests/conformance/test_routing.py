@@ -244,6 +244,31 @@ async def test_a_rule_that_fails(sh: Shell, redis: redis_py.Redis, caplog: pytes
     assert "by_kind" in note["traceback"]
 
 
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+async def test_a_rule_that_exits(sh: Shell, redis: redis_py.Redis, kind: str) -> None:
+    """Is a rule that fails: the worker lives on, and has the others handled."""
+
+    def rule(body: int) -> str:
+        if body == 2:
+            raise SystemExit("no")
+        return "a"
+
+    q, did = sh.queue(route=rule, retry=reliq.Retry(attempts=1)), list[int]()
+
+    async def coroutine(body: int) -> None:
+        did.append(body)
+
+    await sh(q.put_many([1, 2, 3]))
+    await sh.start(
+        sh.Worker(
+            q.ack(coroutine if kind == "coroutine" else did.append, type="a"), signals=False, until_empty=True
+        ).run
+    )
+    assert sorted(did) == [1, 3]
+    ((note, _),) = dead_letters(redis, q)
+    assert note["error"] == "SystemExit: no"
+
+
 async def test_a_schedule_of_a_type(sh: Shell) -> None:
     """Each tick's message has it."""
     q, seen = sh.queue(), []
