@@ -288,13 +288,23 @@ class BatchFailed(Verdict):
     """Raised by a handler of batches (``@q.ack(batch=)``): these messages failed, the others are done.
 
     ``failures``: by index in its list, or by id, what each failed with: an exception, which is judged as if it had
-    been raised for that message alone (Bury, Release and RetryAfter too), or a text.
+    been raised for that message alone (Bury, Release and RetryAfter too), its class, or a text.
     """
 
     code = "BATCH_FAILED"
 
-    def __init__(self, failures: Mapping[int | str, BaseException | str]) -> None:
-        super().__init__(f"{len(failures)} messages of a batch failed")
-        self.failures = {
-            key: each if isinstance(each, BaseException) else RuntimeError(each) for key, each in failures.items()
-        }
+    def __init__(self, failures: Mapping[int | str, BaseException | type[BaseException] | str]) -> None:
+        if not isinstance(failures, Mapping):
+            raise TypeError(
+                f"BatchFailed({failures!r:.80}): what failed, by index or id, as in "
+                "BatchFailed({3: ConnectionError('too busy')})"
+            )
+        super().__init__(f"{len(failures)} message{'' if len(failures) == 1 else 's'} of a batch failed")
+        self.failures = {key: _raised(each) for key, each in failures.items()}
+
+
+def _raised(said: BaseException | type[BaseException] | str) -> BaseException:
+    """As ``raise`` takes it: a class is one of it."""
+    if isinstance(said, type) and issubclass(said, BaseException):
+        return said()
+    return said if isinstance(said, BaseException) else RuntimeError(said)

@@ -28,10 +28,11 @@ def checked(lifespan: object) -> Lifespan | None:
         return contextmanager(lifespan)
     if inspect.isasyncgenfunction(lifespan):
         return asynccontextmanager(lifespan)
-    if not callable(lifespan):
+    made = not isinstance(lifespan, type) and (hasattr(lifespan, "__enter__") or enters_async(lifespan))
+    if made or not callable(lifespan):
         raise ConfigError(
             f"Worker(lifespan={lifespan!r:.120}): a function that makes a context manager, such as one that is "
-            "decorated with @contextmanager or @asynccontextmanager"
+            f"decorated with @contextmanager or @asynccontextmanager{'; not what it has made: no ()' * made}"
         )
     return lifespan
 

@@ -130,6 +130,16 @@ async def test_named_wrongly_all_have_failed(sh: Shell, redis: redis_py.Redis) -
     assert errors == ["TypeError: BatchFailed names 7, which is neither an index nor an id of its batch"] * 2
 
 
+def test_what_each_failed_with() -> None:
+    """An exception, its class as after ``raise``, or a text; and it is said by index or id, not by a list."""
+    failed = reliq.BatchFailed({0: reliq.Bury, "1f": ConnectionError("busy"), 2: "why"}).failures
+    assert isinstance(failed[0], reliq.Bury)
+    assert list(map(repr, failed.values()))[1:] == ["ConnectionError('busy')", "RuntimeError('why')"]
+    assert str(reliq.BatchFailed({0: "why"})) == "1 message of a batch failed"
+    with pytest.raises(TypeError, match=r"BatchFailed\(\[0, 1\]\): what failed, by index or id, as in"):
+        reliq.BatchFailed([0, 1])  # type: ignore[arg-type]
+
+
 @KINDS
 async def test_what_the_handler_has_settled_stays_so(sh: Shell, redis: redis_py.Redis, kind: str) -> None:
     """By its lease; the outcome is for the others."""

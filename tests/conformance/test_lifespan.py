@@ -7,7 +7,7 @@ import gc
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -273,6 +273,8 @@ async def test_without_one(sh: Shell) -> None:
     assert did[4][:2] == (3, pool)
     with pytest.raises(ConfigError, match=r"Worker\(lifespan=3\): a function that makes a context manager"):
         sh.Worker(bound[0], lifespan=3)
+    with pytest.raises(ConfigError, match=r"@asynccontextmanager; not what it has made: no \(\)$"):
+        sh.Worker(bound[0], lifespan=nullcontext(0))
     with pytest.raises(StartFailed, match="made a int, which is no context manager"):
         await sh.start(sh.Worker(bound[0], signals=False, lifespan=int).run)
 

@@ -162,6 +162,9 @@ async def test_refused_bodies_are_not_sent(sh: Shell) -> None:
         await sh(q.put("x" * 200))
     with pytest.raises(BodyError):
         await sh(q.put_many([1, object()]))
+    for one in ("text", b"bytes", {"to": "ada"}):  # and not as many messages as it has letters or fields
+        with pytest.raises(ConfigError, match=r"put_many\(.*\): a list of bodies, or another iter"):
+            await sh(q.put_many(one))
     assert tuple(await sh(q.size())) == (0, 0, 0, 0)
 
 
