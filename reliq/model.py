@@ -390,9 +390,9 @@ class QueueOptions:
         return beside.checked(element, self.keys.body(name), data)
 
     def elements(self, bodies: Iterable[Any], extra: env.Meta = PLAIN) -> tuple[list[bytes], list[bytes]]:
-        """The same for many, in order; if one of them cannot be encoded, for none. ConfigError for what is one body."""
+        """The same for many, in order; if one of them cannot be encoded, for none. What is one body is refused."""
         if isinstance(bodies, str | bytes | Mapping):
-            raise ConfigError(f"put_many({bodies!r:.80}): a list of bodies, or another iterable; for one body: put")
+            raise ConfigError(f"put_many({bodies!r:.80}): a list of bodies, or another iterable; for one: put")
         data = encode_all(self.codec, list(bodies), self.max_body)
         raw_ids = _IDS.many(len(data))
         if sum(map(len, data)) <= self.large_from:

@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple
 from reliq.cli import logs, text
 from reliq.cli.failure import ATTENTION, FINE
 from reliq.cli.filters import Field, cause_name, when
-from reliq.cli.place import Place
+from reliq.cli.place import Place, again
 from reliq.cli.verb import Verb
-from reliq.core import beside, flows, lanes, ops, routing
+from reliq.core import beside, flows, lanes, ops, pulse, routing
 from reliq.core import envelope as env
 from reliq.core.codec import decode
 from reliq.errors import ConfigError, DecodeError, WrongKeyType
@@ -279,7 +279,10 @@ class Scan:
 
     def matches(self, states: Iterable[str]) -> Iterator[Found]:
         """What is meant, in the order of ``elements``."""
-        sizes = self.queue.links.flow(flows.sizes_g(self.queue.options.keys))._asdict()
+        keys = self.queue.options.keys
+        sizes = self.queue.links.flow(flows.sizes_g(keys))._asdict()
+        in_turn = self.queue.links.insist(pulse.shared(keys))  # they count as ready, and stand in later
+        sizes["ready"], sizes["later"] = max(0, sizes["ready"] - in_turn), sizes["later"] + in_turn
         for state in states:
             looked = 0
             self.looks.append(Looked(state, 0, sizes[state], whole=False))
@@ -390,6 +393,9 @@ def _print(queue: Queue, states: Iterable[str], found: list[Found], now: int, ar
         )
     elif not found:
         print(f"queue {name}: nothing {'of that ' if Filter.of(args, now).is_set else ''}in {', '.join(states)}")
+        if list(states) == ["ready"] and (shared := queue.links.insist(pulse.shared(queue.options.keys))):
+            wait = "waits for its" if shared == 1 else "wait for their"
+            print(f"{shared:,} of tenants {wait} turn in later: {again(args, 'peek --state later', queue.name)}")
     for light in found:
         each = light.whole(queue)
         print(text.safe(headline(each, now)))
@@ -409,7 +415,7 @@ def headline(found: Found, now: int) -> str:
         left = found.due - now
         words.append(f"due in {text.duration(left)}" if left > 0 else f"due since {text.duration(-left)}")
     elif found.state == "later":
-        words.append("waits for its turn")
+        words.append(_turn(e.meta if e else {}))
     if e is not None:
         attempt = f"failed {e.failed}" if found.state == "dead" else f"attempt {e.failed + 1}"
         words.append(f"{attempt}, deliveries {found.deliveries}, losses {e.lost}")
@@ -419,6 +425,15 @@ def headline(found: Found, now: int) -> str:
     if old is not None:
         words.append(f"{text.duration(old)} old")
     return "  ".join(words)
+
+
+def _turn(meta: env.Meta) -> str:
+    """For what a message waits in later that is due at no time."""
+    if (group := lanes.group_of(meta)) is not None:
+        return f"gathers (group {group!r})"
+    lane = {"ordering key": lanes.key_of(meta), "tenant": lanes.tenant_of(meta)}
+    names = ", ".join(f"{what} {name!r}" for what, name in lane.items() if name is not None)
+    return f"waits for its turn ({names})" if names else "waits for its turn"
 
 
 def _details(found: Found, *, full: bool) -> Iterator[str]:

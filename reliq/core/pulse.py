@@ -56,8 +56,8 @@ class Beat(NamedTuple):
 
 class Pulse(NamedTuple):
     """One look at a queue. ``due``: of those for later, whose time has come; ``oldest_ms``: since the put of the
-    message that is claimed next, None if there is none or it does not tell; ``lapsed``: consumers whose lease is
-    over and that nobody has forgotten yet."""
+    message that is claimed next, or of the first of those of tenants; None if there is none or it does not tell;
+    ``lapsed``: consumers whose lease is over and that nobody has forgotten yet."""
 
     now: int
     ready: int
@@ -112,19 +112,21 @@ def pulse_g(keys: Keys, choice: Choice = EVERYBODY) -> Flow[Pulse]:
     names = [name for name in ends if choice.may_mean(name)]
     lapsed = sum(choice.may_mean(name) for name, _ in registered) - len(names)
     beats: list[Beat] = []
-    counts = [_due(keys, now), _shared(keys), *([_whole_head(keys)] if head.needs_all else [])]
+    counts = [_due(keys, now), shared(keys), next_shared(keys), *([_whole_head(keys)] if head.needs_all else [])]
     for start in range(0, max(1, len(names)), _TOGETHER):
         batch = names[start : start + _TOGETHER]
         replies = all_of((yield [*counts, *(_session(keys, name) for name in batch)]))
         if counts:
-            due, shared, *whole = replies[: len(counts)]
+            due, in_turn, shared_ms, *whole = replies[: len(counts)]
             put_ms = whole[0] if whole else head.put_ms
+            if shared_ms is not None:
+                put_ms = shared_ms if put_ms is None else min(put_ms, shared_ms)
         found = zip(batch, replies[len(counts) :], strict=True)
         beats += [beat for name, record in found if (beat := _beat(name, ends[name] - now, record)) is not None]
         counts = []
     oldest = None if put_ms is None else max(0, now - put_ms)
     meant = [beat for beat in beats if choice.means(beat)]
-    return Pulse(now, head.ready + shared, due, later - shared, dead, oldest, meant, lapsed)
+    return Pulse(now, head.ready + in_turn, due, later - in_turn, dead, oldest, meant, lapsed)
 
 
 class _Head(NamedTuple):
@@ -167,11 +169,24 @@ def _due(keys: Keys, now: int) -> Command:
     return Command("ZCOUNT", (keys.later,), ("-inf", now), int, idempotent=True, queue=keys.queue)
 
 
-def _shared(keys: Keys) -> Command:
+def shared(keys: Keys) -> Command:
     """Parses to how many wait for the turn of their tenant: in later, but ready."""
     return Command(
         "ZCOUNT", (keys.later,), (lanes.SHARED, f"({lanes.GROUPED}"), int, idempotent=True, queue=keys.queue
     )
+
+
+def next_shared(keys: Keys) -> Command:
+    """Parses to when the first of these was put, Unix ms, or None if there is none or it does not tell."""
+
+    def parse(reply: Any) -> int | None:
+        try:
+            return env.put_ms(env.unpack(reply[0]))
+        except (DecodeError, IndexError):
+            return None
+
+    span = (lanes.SHARED, f"({lanes.GROUPED}", "BYSCORE", "LIMIT", 0, 1)
+    return Command("ZRANGE", (keys.later,), span, parse, idempotent=True, queue=keys.queue)
 
 
 def _session(keys: Keys, consumer: str) -> Command:

@@ -125,7 +125,8 @@ class Incidents(NamedTuple):
 @dataclass(frozen=True)
 class QueueFacts:
     """One queue. ``now``: the server's clock, Unix ms. ``head``: the element that is claimed next, ``newest``:
-    put last. ``soonest``: when the first one in later is due, Unix ms. ``tick``: that of the
+    put last. ``shared``: messages of tenants that wait for their turn in later, ``turn``: when the first of them
+    was put, Unix ms. ``soonest``: when the first one in later is due, Unix ms. ``tick``: that of the
     first schedule, the same. ``died``: dead letters of the last hour.
     ``sizes``: bytes that ready, later, dead and bodies take. ``strays``: messages in lists that nobody registered,
     by consumer. ``beside``: messages in the list that a queue of this name would have without ``key=``.
@@ -140,6 +141,8 @@ class QueueFacts:
     ready: int | CannotSee
     later: int | CannotSee
     due: int | CannotSee
+    shared: int | CannotSee
+    turn: int | CannotSee | None
     soonest: int | CannotSee | None
     tick: int | CannotSee | None
     dead: int | CannotSee
@@ -172,19 +175,23 @@ class QueueFacts:
     @property
     def waiting(self) -> int:
         """Messages that could be handled now."""
-        return seen(self.ready) + seen(self.due)
+        return seen(self.ready) + seen(self.due) + seen(self.shared)
 
     @property
     def oldest_ms(self) -> int | None:
-        """How long ago the message that is claimed next was put, if it tells."""
+        """How long ago the message that is claimed next was put, or the first one of tenants, if they tell."""
+        times = [made for made in (self._head_ms, seen(self.turn)) if made is not None]
+        return max(0, self.now - min(times)) if times else None
+
+    @property
+    def _head_ms(self) -> int | None:
         head = seen(self.head)
         if head is None or not env.is_envelope(head) or head[4] != env.VERSION:
             return None
         try:
-            made = env.made_ms(head)
+            return env.made_ms(head)
         except DecodeError:
             return None
-        return None if made is None else max(0, self.now - made)
 
 
 def again(queue: QueueFacts, words: str) -> str:

@@ -153,7 +153,7 @@ def backlog(queue: QueueFacts) -> Iterator[Seen]:
     if oldest is not None and oldest > limit * 1000:
         yield Seen(
             "info" if queue.max_age is None else "warning",
-            f"the next of {_messages(seen(queue.ready))} was put {_span(oldest)} ago",
+            f"the next of {_messages(seen(queue.ready) + seen(queue.shared))} was put {_span(oldest)} ago",
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from reliq.core import envelope as env
-from reliq.core import flows, ledger, ops
+from reliq.core import flows, ledger, ops, pulse
 from reliq.core.command import Command, Flow
 from reliq.core.doctor import grants, ours
 from reliq.core.doctor.facts import (
@@ -224,12 +224,14 @@ def queue_facts_g(entry: Known, keys: Keys, server: ServerFacts, max_age: float 
     """Look at a queue, on a server whose facts are known."""
     usual = Keys(keys.queue, keys.prefix)
     now = server.now
-    ready, head, newest, later, due, soonest, dead, died, told, beside, tick, *more = yield [
+    ready, head, newest, later, due, shared, turn, soonest, dead, died, told, beside, tick, *more = yield [
         ops.length(keys.ready),
         ops.page(keys.ready, -1, -1),
         ops.page(keys.ready, 0, 0),
         ops.length(keys.later, "ZCARD"),
         Command("ZCOUNT", (keys.later,), ("-inf", now), idempotent=True, queue=keys.queue),
+        pulse.shared(keys),
+        pulse.next_shared(keys),
         ops.page(keys.later, 0, 0, "ZRANGE"),
         ops.length(keys.dead, "ZCARD"),
         Command("ZCOUNT", (keys.dead,), (now - _HOUR_MS, "+inf"), idempotent=True, queue=keys.queue),
@@ -253,6 +255,8 @@ def queue_facts_g(entry: Known, keys: Keys, server: ServerFacts, max_age: float 
         newest=_known(newest, lambda page: page[0] if page and page[0] != env.BELL else None),
         later=_known(later, int),
         due=_known(due, int),
+        shared=_known(shared, int),
+        turn=_known(turn, lambda put_ms: put_ms),
         soonest=_known(soonest, lambda page: int(float(page[1])) if page else None),
         tick=_known(tick, lambda page: int(float(page[1])) if page else None),
         dead=_known(dead, int),

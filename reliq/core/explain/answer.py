@@ -389,7 +389,7 @@ def _in_lane(search: Search, share: Share) -> _Fields:
 
 
 def _gathers(search: Search, group: Gathered) -> _Fields:
-    others = f"{number(group.waiting, 'message')} of group {group.group!r} gather"
+    others = f"{number(group.waiting, 'message')} of group {group.group!r} gather{'s' * (group.waiting == 1)}"
     fields: _Fields = {"state": "later", "reason": Reason.GATHERING, "why": others, "command": ""}
     if group.due is None:
         return fields | {
