@@ -8,8 +8,9 @@ import msgpack
 import pytest
 
 from reliq.core import envelope as env
-from reliq.core import ops, waiting
+from reliq.core import gate, ops, waiting
 from reliq.core.explain.looks import Found
+from reliq.core.gate import Limits
 from reliq.core.lanes import GROUPED, Group, Lane
 from tests.lua.lab import BELL, Lab, element, number_of
 from tests.lua.test_purge import clear
@@ -89,6 +90,21 @@ def test_together_also_if_that_is_more_than_there_is_room(lab: Lab) -> None:
     assert [number_of(e) for e in trip(lab, 1, want=3)[9]] == [*range(20)]
     hand = [of(n) for n in range(20)]
     assert [number_of(e) for e in trip(lab, 2, want=3, together=False, in_hand=20, acks=hand)[9]] == [50, 51, 52]
+
+
+@pytest.mark.parametrize("limits", [{"concurrency": 5}, {"rate": 0.01, "burst": 5}])
+def test_together_within_the_limits_of_the_queue(lab: Lab, limits: dict[str, float]) -> None:
+    """A group is no way around them: then it comes in parts; and who got what he wanted is not shut out."""
+    lab.run(gate.limit(lab.keys, "me", Limits(**limits)))  # type: ignore[arg-type]
+    put(lab, *range(20), grace=0)
+    reply = trip(lab, 1, want=3)
+    assert ([number_of(e) for e in reply[9]], reply[5], reply[10]) == ([*range(5)], 0, 15)
+    reply = trip(lab, 2, want=3, in_hand=5)
+    assert reply[9] == []
+    assert reply[5] < -1
+    if "concurrency" in limits:
+        acks = [of(n) for n in range(5)]
+        assert [number_of(e) for e in trip(lab, 3, want=3, in_hand=5, acks=acks)[9]] == [*range(5, 10)]
 
 
 def test_a_large_group_comes_in_parts(lab: Lab) -> None:

@@ -284,16 +284,20 @@ if amiss or moved and ARGV[4] ~= '' then
 end
 local claimed, declined, passed, suspects = {}, {}, 0, 0
 local shut, tokens = 0, nil
+local together, last_group = gather and tonumber(ARGV[8]) < 0, nil
+local most_together = together and want > 0 and want + 300 or want
 if server[6] then
-  want, shut, tokens = admit(STATS, want, now, function()
+  local wanted = want
+  most_together, shut, tokens = admit(STATS, most_together, now, function()
     local lists, count = sub(DOING, 1, -#name - 1), 0
     for _, each in ipairs(redis.call('ZRANGE', CONSUMERS, 0, -1)) do
       count = count + redis.call('LLEN', lists .. each)
     end
     return count
   end)
+  want = math.min(want, most_together)
+  shut = (want < wanted or shut < 0) and shut or 0
 end
-local together, last_group = gather and tonumber(ARGV[8]) < 0, nil
 local room, alone = want, false -- in ready: half of it is for tenants, if there are any
 if tenants then
   tenants.wake(now)
@@ -333,7 +337,7 @@ if room > 0 and ready > 0 then
     elseif suspect and (#claimed > 0 or (in_hand > 0 and suspects_mode ~= 'beside')) then
       suspects = 1
       break
-    elseif #claimed >= room and not (group and group == last_group) then
+    elseif #claimed >= room and not (group and group == last_group and #claimed < most_together) then
       break
     elseif key and not ordered.has(key, id_of(element)) then
       if not ordered.park(key, element) then -- not before the one that is equal
