@@ -178,7 +178,7 @@ def decode(meta: dict[str, Any], data: bytes, codec: Codec, raw_codec: Codec) ->
         data = compression.expanded(meta["z"], data)
     try:
         return reader.decode(data)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DecodeError(
             "UNDECODABLE", f"the body is no {reader.name}: {type(error).__name__}: {error}"[:500]
         ) from error

@@ -41,7 +41,8 @@ class Entered(NamedTuple):
 
 def marker(keys: Keys, scope: str, key: str) -> str:
     """Where it is written down what is known of a key. ``scope``: the type of its messages, if they have one."""
-    return keys.once(sha1(f"{scope}\0{key}".encode(), usedforsecurity=False).digest()[:16])
+    text = f"{scope}\0{key}".encode(errors="surrogatepass")  # JSON can say what UTF-8 cannot carry
+    return keys.once(sha1(text, usedforsecurity=False).digest()[:16])
 
 
 def enter(keys: Keys, consumer: str, element: bytes, marker: str, ttl: float) -> Command:

@@ -13,6 +13,8 @@ from typing import Any, Final, TypeVar
 from reliq.core.command import Command
 from reliq.core.message import Message, Settle
 from reliq.core.pace import Pace
+from reliq.core.verdict import describe
+from reliq.logging import log
 from reliq.ranking import Lines
 from reliq.running import Board, CoroutineExecutor
 from reliq.sync.station import Station
@@ -37,8 +39,17 @@ class AsyncExecutor(CoroutineExecutor[Station]):
         # On the board its slots stand behind those of the threads, which may run handlers beside it.
         super().__init__(pace, defer, _AsyncSettler, waiting=waiting, board=board, first_slot=pace.concurrency)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="reliq-asyncio", daemon=True)
+        self._thread = threading.Thread(target=self._go_on, name="reliq-asyncio", daemon=True)
         self._thread.start()
+
+    def _go_on(self) -> None:
+        """Until ``close``: a SystemExit in a task that a handler has left behind comes out of the event loop, and
+        without that nothing would be handled any more."""
+        while True:
+            try:
+                return self._loop.run_forever()
+            except BaseException as error:  # noqa: BLE001 - see above
+                log.error("a task beside the handlers raised %s; they go on", describe(error), exc_info=error)
 
     def call_off(self, message: Message) -> None:
         """This message was cancelled."""

@@ -167,6 +167,30 @@ async def test_a_codec_that_the_consumer_lacks(sh: Shell, redis: redis_py.Redis)
     assert await sh.drain(knowing) == ["hello"]
 
 
+class Exits:
+    """A codec that ends the program, as it should not."""
+
+    name = "exits"
+
+    def encode(self, body: int) -> bytes:
+        return bytes([body])
+
+    def decode(self, data: bytes) -> int:
+        if data == b"\x02":
+            raise SystemExit("no")
+        return data[0]
+
+
+async def test_a_codec_that_exits(sh: Shell, redis: redis_py.Redis) -> None:
+    """It cannot read this one, which is dead-lettered; the worker lives on."""
+    q, got = sh.queue(codec=Exits()), list[int]()
+    await sh(q.put_many([1, 2, 3]))
+    await sh.start(sh.Worker(q.ack(got.append), signals=False, until_empty=True).run)
+    assert sorted(got) == [1, 3]
+    ((note, _),) = dead_letters(redis, q)
+    assert (note["cause"], note["error"]) == ("UNDECODABLE", "the body is no exits: SystemExit: no")
+
+
 class Shout:
     name = "shout"
 

@@ -225,6 +225,15 @@ async def test_a_body_without_a_key(sh: Shell, redis: redis_py.Redis, body: Any)
     assert seen == []
 
 
+async def test_a_key_that_utf_8_cannot_carry(sh: Shell, redis: redis_py.Redis) -> None:
+    """JSON can say it, and so it is a key like any other."""
+    q, seen = sh.queue(codec="json"), list[Any]()
+    redis.lpush(q.options.keys.ready, b'{"order": "\\ud800"}', b'{"order": "\\ud801"}', b'{"order": "\\ud800"}')
+    await work_off(sh, q, redis, once(sh, q, seen.append))
+    assert sorted(body["order"] for body in seen) == ["\ud800", "\ud801"]
+    assert dead_letters(redis, q) == []
+
+
 def test_what_the_decorator_takes() -> None:
     """What is no key or no time is refused where it is written, and so is a function that cannot carry it."""
     for bad in ("", None, 7):

@@ -508,3 +508,24 @@ async def test_a_handler_that_blocks_the_event_loop_is_reported(
         with caplog.at_level(logging.WARNING, "reliq"):
             await reliq.aio.Worker(blocks, until_empty=True).run()
         assert any("event loop was blocked" in r.getMessage() for r in caplog.records)
+
+
+async def test_a_task_beside_the_handlers_that_exits(sh: Shell, caplog: pytest.LogCaptureFixture) -> None:
+    """Does not end the event loop of a blocking worker, without which no coroutine would be handled any more."""
+    if sh.name == "aio":  # there it ends the application, as it says
+        return
+    q, did = sh.queue(), list[Any]()
+
+    async def exits() -> None:
+        raise SystemExit("no")
+
+    @q.ack
+    async def handle(body: Any) -> None:
+        did.append(asyncio.create_task(exits()))
+        await asyncio.sleep(0)
+
+    await sh(q.put_many(range(3)))
+    await asyncio.wait_for(sh.start(sh.Worker(handle, until_empty=True, signals=False, concurrency=1).run), 20)
+    assert len(did) == 3
+    assert "a task beside the handlers raised SystemExit: no; they go on" in caplog.text
+    assert all(isinstance(task.exception(), SystemExit) for task in did)
