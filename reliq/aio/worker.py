@@ -140,6 +140,11 @@ class Worker:
         started = asyncio.get_running_loop().create_task(self._loop.started.wait())
         try:
             await asyncio.wait([self._task, started], return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:  # cancelled: nobody would stop what was begun
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            await self._telling.aclose()
+            raise
         finally:
             started.cancel()
         if self._task.done():

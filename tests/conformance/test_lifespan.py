@@ -203,6 +203,11 @@ async def test_cancelled_while_it_begins(sh: Shell) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert life.saw == ["begin", "cut"]
+        with pytest.raises(asyncio.TimeoutError):  # as in `async with`
+            await asyncio.wait_for(
+                sh.Worker(sh.queue().ack(print), signals=False, lifespan=lambda: life).__aenter__(), 0.5
+            )
+        assert life.saw == ["begin", "cut"] * 2
         assert not [task for task in asyncio.all_tasks() if task.get_name() == "reliq-lifespan"]
 
 
