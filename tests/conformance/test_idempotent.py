@@ -12,6 +12,7 @@ import pytest
 import redis as redis_py
 
 import reliq
+from reliq.core import envelope as env
 from reliq.core.idempotency import marker
 from reliq.errors import ConfigError
 from reliq.idempotency import Idempotent, entering, will_be_done
@@ -325,3 +326,24 @@ def test_a_coroutine_under_a_blocking_worker(server: Any, prefix: str) -> None:
     assert [receipt.result(10) for receipt in receipts] == ["once"] * 3  # type: ignore[attr-defined]
     assert len(seen) == 1
     q.close()
+
+
+async def test_two_with_one_id(sh: Shell, redis: redis_py.Redis) -> None:
+    """An id may be put again after its window: while the first is in hand, the second is not begun either."""
+    q, seen = sh.queue(), list[Any]()
+    handler = once(sh, q, lambda body: seen.append(body["n"]))
+    id = await sh(q.put({"order": "a", "n": 0}))
+    (element,) = redis.lrange(q.options.keys.ready, 0, -1)
+    redis.lpush(q.options.keys.ready, env.bump(env.unpack(element), released=1))
+    async with sh.open(q.consumer(prefetch=2)) as c:
+        (first,) = await sh(c.claim(timeout=5))
+        (second,) = await sh(c.claim(timeout=5))
+        assert first.id == second.id == id
+        mark = marker(q.options.keys, "", "a")
+        assert (await sh(q.links.insist(entering(first, mark, 60)))).how == ""
+        assert (await sh(q.links.insist(entering(second, mark, 60)))).how == "busy"
+        await sh(handler(second))
+        assert seen == []
+        await sh(handler(first))
+    await work_off(sh, q, redis, handler)
+    assert seen == [0]

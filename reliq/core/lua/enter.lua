@@ -21,9 +21,10 @@ if kind == 'd' then
     'consumer', name, 'detail', other)
   return {'done', other, string.sub(found, 34)}
 end
-if kind == 'p' and other ~= id then
+if kind == 'p' then
   local consumer, held = string.match(found, '^(.-)\n(.*)$', 34)
-  if consumer and redis.call('LPOS', LISTS .. consumer, held) then
+  local asks_again = consumer == name and held == element
+  if consumer and not asks_again and redis.call('LPOS', LISTS .. consumer, held) then
     return {'busy', other, ''}
   end
 end
