@@ -39,6 +39,8 @@ _KEYS: Final = {
     b"q": "quit",
 }  # fmt: skip
 _HELP: Final = "arrows: choose · enter: look into it · esc: back · q: quit"
+#: A column of nothing longer is not broken: at 80 columns a terminal shows the queues.
+_SHORT: Final = 8
 
 
 class Page(NamedTuple):
@@ -270,6 +272,7 @@ def _look(screen: Screen) -> str:
 
 def draw(page: Page, row: int, where: str, trouble: str = "") -> RenderableType:
     """As rich draws it. What comes from Redis is text, and nothing that a terminal would obey."""
+    from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -277,10 +280,12 @@ def draw(page: Page, row: int, where: str, trouble: str = "") -> RenderableType:
     def plain(words: str, style: str = "") -> Text:
         return Text(text.safe(words), style=style)
 
-    table = Table(title=plain(f"{page.title} · {where}"), title_justify="left", expand=True)
+    title = plain(f"{page.title} · {where}")
+    table = Table(title=title, title_justify="left", expand=True, box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for n, head in enumerate(page.heads):
         left = n == 0 or not any(line[n][:1].isdigit() for line in page.rows)
-        table.add_column(plain(head), justify="left" if left else "right", overflow="fold")
+        short = all(len(words) <= _SHORT for words in (head, *(line[n] for line in page.rows)))
+        table.add_column(plain(head), justify="left" if left else "right", overflow="fold", no_wrap=short)
     for n, words in enumerate(page.rows):
         style = "reverse" if n == row else "red" if n in page.amiss else ""
         table.add_row(*map(plain, words), style=style)

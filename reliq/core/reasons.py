@@ -59,7 +59,7 @@ class Reason(str, Enum):
         "LIMITED", Kind.MESSAGE,
         "it is ready, and as many are in hand as the queue's limit allows",
         "the limit is lower than what comes in; or a worker that died still holds some, until its lease ends",
-        "wait; or raise the limit: reliq limit --concurrency",
+        "wait; or raise the limit: reliq limit --concurrency, of each tenant --tenant-concurrency",
     )  # fmt: skip
     SUSPECT_WAITS = (
         "SUSPECT_WAITS", Kind.MESSAGE,

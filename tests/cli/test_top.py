@@ -236,6 +236,20 @@ def test_keys() -> None:
     ]
 
 
+def test_a_narrow_terminal() -> None:
+    """Numbers and their heads stay whole at 80 columns; what is told wraps."""
+    from rich.console import Console
+
+    heads = ("queue", "ready", "doing", "later", "dead", "oldest", "in/s", "out/s", "failing", "live", "how it is")
+    row = ("emails", "1,000", "8", "0", "0", "7.1 s", "?", "?", "?", "1", "at work; how fast is not known yet")
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(top.draw(top.Page("queues", heads, [row], ["emails"], []), -1, "here"))
+    lines = capture.get().splitlines()
+    assert " ".join(heads) in [" ".join(line.split()) for line in lines]
+    assert any("emails" in line and "1,000" in line and "7.1 s" in line for line in lines)
+
+
 def test_what_comes_from_redis_is_not_obeyed() -> None:
     """Neither as markup nor as control characters."""
     from rich.console import Console
