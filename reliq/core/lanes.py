@@ -1,10 +1,10 @@
 """Messages that wait behind certain others: those of their ordering key, those of their tenant.
 
-Messages with the same ordering key are handed out one at a time, in the order in which they were put. The first
-one has the turn of its key from its claim until it ends: while a handler has it, while it waits to be tried again,
-while its worker is dead and nobody has reaped it. What comes to be claimed meanwhile waits in ``later``, where no
-clock reaches it (``PARKED`` and above), and the script that ends the one before puts it at the head of ready
-(lua/lanes.lua).
+Messages with the same ordering key are handed out one at a time, in the order in which they were put. One of them
+has the turn of its key until it ends: while it is ready, while a handler has it, while it waits to be tried again,
+while its worker is dead and nobody has reaped it. The others wait in ``later``, where no clock reaches them
+(``PARKED`` and above), and the script that ends the one before puts the next at the head of ready (lua/lanes.lua).
+So nothing that is ready can overtake another one of its key on the way to some consumer.
 
 Messages of a tenant wait there from their put on (``SHARED`` and above), and trips take them from one tenant after
 the other, within the limits of each (lua/shares.lua). Those of a group wait there until it is time, and then come

@@ -105,12 +105,11 @@ def put(
         by, program, ids = told or ("", "", ())
         args += (due.how, due.ms, round(defaults.DEDUPE_WINDOW * 1000) if marker else 0)
         args += (" ".join(id.hex() for id in ids), by, program)
-        names += (keys.stats,) if lane else ()
-        names += (keys.uniques, keys.lanes, keys.turns) if lane and (lane.tenant or lane.group) else ()
+        names += (keys.stats, keys.uniques, keys.lanes, keys.turns) if lane else ()
         names += (large.key,) if large is not None else ()
-        is_ordered = lane is not None and lane.ordering_key is not None
-        args += (int(large is not None), only.words if only else "", int(is_ordered))
-        args += ((lane and lane.tenant) or "", lane.group.words if lane and lane.group else "")
+        args += (int(large is not None), only.words if only else "")
+        args += ((lane and lane.ordering_key) or "", (lane and lane.tenant) or "")
+        args += (lane.group.words if lane and lane.group else "",)
     read = only.parse if only else accepted(keys.queue, has_body=large is not None)
     command = Command(scripts.put, names, (*args, *elements), read, True, keys.queue)
     if confirm is NOTHING:

@@ -148,3 +148,24 @@ async def test_exclusive(sh: Shell) -> None:
             async with sh.open(batch):
                 seen += batch.bodies
     assert seen == [1, 2, 3]
+
+
+async def test_idle_workers_do_not_overtake_each_other(sh: Shell) -> None:
+    """Each is brought a message at once; those of one key begin in the order of their puts all the same."""
+    q = sh.queue()
+    seen: list[int] = []
+
+    @q.ack
+    async def handle(body: int) -> None:
+        seen.append(body)
+
+    workers = [sh.Worker(handle, concurrency=2, signals=False) for _ in range(3)]
+    tasks = [sh.start(worker.run) for worker in workers]
+    for n in range(0, 60, 3):
+        for k in range(3):
+            await sh(q.put(n + k, ordering_key="k"))
+        await until(lambda: len(seen) == n + 3)  # noqa: B023 - it is called here and now
+    for worker in workers:
+        await sh(worker.stop())
+    await asyncio.gather(*tasks)
+    assert seen == [*range(60)]

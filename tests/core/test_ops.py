@@ -58,7 +58,7 @@ def test_a_large_body_is_brought_first_and_is_not_copied() -> None:
         command = ops.put(K, b"p", 7, [LARGE], ops.NOW, marker)
         behind = (*([marker, K.results + "marker"] if marker else []), "key")
         assert command.keys == (K.ready, K.producers, K.later, K.consumers, K.traces, *behind)
-        assert command.args[-6:] == (1, "", 0, "", "", b"e")
+        assert command.args[-6:] == (1, "", "", "", "", b"e")
     brought = beside.bring(LARGE, "q")
     assert (brought.keys, brought.args) == (("key",), (b"the body", "PX", 3_600_000, "NX"))
     assert brought.idempotent
@@ -87,7 +87,7 @@ def test_words() -> None:
     assert words[3:] == source[3:]
     behind = (K.ready, K.producers, K.later, K.consumers, K.traces, "marker", K.results + "marker")
     assert words[3:10] == behind
-    assert words[10:] == (b"p", 7, "in", 500, 3600000, "", "", "", 0, "", 0, "", "", b"e")
+    assert words[10:] == (b"p", 7, "in", 500, 3600000, "", "", "", 0, "", "", "", "", b"e")
     assert ops.put(K, b"p", 7, [b"e"]).words()[2:] == (2, K.ready, K.producers, b"p", 7, b"e")
     assert ops.unblock(5).words() == ("CLIENT", "UNBLOCK", 5, "TIMEOUT")
     assert ops.length("k").words() == ("LLEN", "k")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgpack
 import pytest
 
-from reliq.core import beside, dead, ops, purge, waiting
+from reliq.core import beside, dead, lanes, ops, purge, waiting
 from reliq.core import envelope as env
 from reliq.core.explain.looks import Found
 from reliq.core.lanes import PARKED, Lane
@@ -22,7 +22,10 @@ def ordered(number: int, key: str = "k", **counters: int) -> bytes:
 
 
 def put(lab: Lab, *elements: bytes) -> None:
-    lab.put(*elements, lane=Lane("k"))
+    """Each as its own put, with its own key."""
+    for e in elements:
+        key = lanes.key_of(env.unpack(e).meta)
+        lab.put(e, **({} if key is None else {"lane": Lane(key)}))
 
 
 def parked(lab: Lab) -> list[int]:
@@ -217,7 +220,7 @@ def test_many_of_one_key_do_not_hide_the_others(lab: Lab) -> None:
     put(lab, *map(ordered, range(200)), element(200))
     put(lab, *(ordered(n, "l") for n in range(201, 250)))
     assert claim(lab, "a", 1, want=3) == [0, 200, 201]
-    assert len(parked(lab)) == 199
+    assert len(parked(lab)) == 199 + 48
 
 
 def test_one_with_its_body_beside_the_list(lab: Lab) -> None:
@@ -245,3 +248,27 @@ def test_the_flag_comes_with_the_first_put(lab: Lab) -> None:
     """Also with one for later, and one with a body beside the list."""
     lab.put(ordered(1), lane=Lane("k"), due=ops.Due("in", 60_000))
     assert lab.client.hget(lab.keys.stats, "ordered") == b"1"
+
+
+def test_what_is_on_its_way_to_an_idle_consumer_is_not_overtaken(lab: Lab) -> None:
+    """Two consumers sleep, and each is brought something: the first of a key has the turn from its put on."""
+    lab.trip("a", 1)
+    lab.trip("b", 1)
+    put(lab, ordered(1))
+    lab.bell("a")
+    put(lab, ordered(2), ordered(3))
+    lab.bell("b")
+    assert claim(lab, "b", 2) == []
+    assert claim(lab, "a", 2) == [1]
+    assert parked(lab) == [2, 3]
+
+
+def test_promoted_in_order(lab: Lab) -> None:
+    """Those that were put for later, too: one is ready, the others wait for it."""
+    for n in (1, 2, 3):
+        lab.put(ordered(n), lane=Lane("k"), due=ops.Due("at", n))
+    lab.trip("a", 1)
+    lab.bell("a")
+    assert claim(lab, "b", 1) == []
+    assert claim(lab, "a", 2) == [1]
+    assert parked(lab) == [2, 3]

@@ -25,15 +25,19 @@ local function turns(UNIQUES, LANES, READY, LATER)
     return redis.call('HSETNX', UNIQUES, '=' .. key, id) == 1 or redis.call('HGET', UNIQUES, '=' .. key) == id
   end
 
-  -- Let a message wait for its turn. False if an equal one waits already: a sorted set would make one of the two.
-  local function park(key, e)
-    local there = tonumber(redis.call('ZSCORE', LATER, e) or 0)
-    if there > 0 and there < 6000000000000000 then -- not in the lane of a tenant, from where it would move here
-      return false
-    end
+  -- Let a message wait for its turn, wherever it is in later.
+  local function put_aside(key, e)
     local score = PARKED + redis.call('HINCRBY', UNIQUES, '#', 1)
     redis.call('ZADD', LATER, format('%.0f', score), e)
     redis.call('ZADD', LANES, 0, lane_of(key, score))
+  end
+
+  -- The same of one that is not there. False if an equal one is: a sorted set would make one of the two.
+  local function park(key, e)
+    if redis.call('ZSCORE', LATER, e) then
+      return false
+    end
+    put_aside(key, e)
     return true
   end
 
@@ -85,6 +89,7 @@ local function turns(UNIQUES, LANES, READY, LATER)
   end
 
   return {
-    key_of = ordering_of, has = has_turn, park = park, unpark = unpark, pass = end_turn, call_next = call_next,
+    key_of = ordering_of, has = has_turn, park = park, put_aside = put_aside, unpark = unpark, pass = end_turn,
+    call_next = call_next,
   }
 end

@@ -6,14 +6,14 @@
 -- KEYS  1 ready  2 producers (HASH producer -> sequence, and ":ms" if a sweep has found it idle)
 --       unless it is plainly for now: 3 later  4 consumers  5 traces  then, as far as ARGV 10, 5, 11 and 9 ask for
 --       them, who has the key that is unique (a field of a HASH, or for a time a string), the marker and the result
---       that an earlier message with this id may have left, stats, with ARGV 12 or 13 uniques, lanes, turns, the body
+--       that an earlier message with this id may have left, stats, uniques, lanes, turns (for ARGV 11 to 13), the body
 -- ARGV  1 producer  2 sequence
 --       with KEYS 3: 3 'ready' | 'in' | 'at'  4 ms of delay, or Unix ms  5 dedupe window, ms (0: there is no marker)
 --       6 ids (hex, separated by spaces) of those that are traced  7 who puts, 8 by which program
 --       9 1 if the body of the only element lies beside the list, where it was brought before, to last from here on
 --       10 '' or, if it is unique (core/unique.py), msgpack of {'skip' | 'replace' | 'extend', ms (0: as long as the
 --         message says), key, id (hex)}
---       11 1 if they have an ordering key (lanes.lua)  12 '' or their tenant (shares.lua)
+--       11 '' or their ordering key (lanes.lua)  12 '' or their tenant (shares.lua)
 --       13 '' or their group (groups.lua): ms to wait after the last one, ms after the first one, most, its name
 --       .. elements, the first put first
 -- Returns 1 accepted | 0 this was here before | -1 nothing was done: that body is not there, -2: the queue takes none
@@ -35,7 +35,8 @@ local body = full and ARGV[9] == '1' and KEYS[#KEYS]
 local end_of_keys = body and #KEYS - 1 or #KEYS
 local tenant = full and ARGV[12] ~= '' and ARGV[12]
 local grace, longest, most, group = string.match(full and ARGV[13] or '', '^(%d+) (%d+) (%d+) (.+)$')
-local stats = full and ((tenant or group) and KEYS[end_of_keys - 3] or ARGV[11] == '1' and KEYS[end_of_keys])
+local ordering = full and ARGV[11] ~= '' and ARGV[11]
+local stats = (ordering or tenant or group) and KEYS[end_of_keys - 3]
 local result = marker and KEYS[unique and 8 or 7]
 local mark = marker and redis.call('GET', marker)
 if repeated or mark then
@@ -89,14 +90,14 @@ end
 local idle = redis.call('LLEN', KEYS[1]) == 0 -- a wrong type fails here, before the first write
 local live = full and redis.call('ZCOUNT', KEYS[4], '-inf', '+inf') -- it fails here, too
 local UNIQUES, LANES, TURNS = unpack(KEYS, end_of_keys - 2, end_of_keys)
-if tenant or group then
+if stats then
   redis.call('HLEN', UNIQUES)
   redis.call('ZCARD', LANES)
   redis.call('ZCARD', TURNS)
   redis.call('ZCARD', KEYS[3])
 end
 if stats then -- from here on trips look at who has the turn, and at tenants
-  if ARGV[11] == '1' then
+  if ordering then
     redis.call('HSETNX', stats, 'ordered', 1)
   end
   if tenant then
@@ -135,6 +136,19 @@ if ARGV[3] == 'ready' and (tenant or group) then
   end
   if idle and live > 0 and sooner then
     redis.call('LPUSH', KEYS[1], '\193rlq\0')
+  end
+elseif ARGV[3] == 'ready' and ordering then
+  -- Only who has the turn of the key is ready: what a consumer is about to bring from there could be overtaken.
+  mark_it()
+  for i = 14, #ARGV do
+    local score = string.format('%.0f', 4000000000000000 + redis.call('HINCRBY', UNIQUES, '#', 1))
+    local id = string.format('%08x%08x%08x%08x', struct.unpack('>I4I4I4I4', ARGV[i], 24))
+    if redis.call('HSETNX', UNIQUES, '=' .. ordering, id) == 1
+      or redis.call('ZADD', KEYS[3], 'NX', score, ARGV[i]) == 0 then -- equal to one that waits
+      redis.call('LPUSH', KEYS[1], ARGV[i])
+    else
+      redis.call('ZADD', LANES, 0, redis.sha1hex(ordering) .. score)
+    end
   end
 elseif ARGV[3] == 'ready' then
   mark_it()

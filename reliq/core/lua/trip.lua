@@ -263,8 +263,13 @@ if head[2] and tonumber(head[2]) <= now or counts.retry + counts.unrouted > 0 th
         break
       end
       bytes = bytes + #due[i]
-      ready = redis.call('LPUSH', READY, due[i])
-      redis.call('ZREM', LATER, due[i])
+      local key = ordered and ordered.key_of(due[i])
+      if key and not ordered.has(key, id_of(due[i])) then
+        ordered.put_aside(key, due[i])
+      else
+        ready = redis.call('LPUSH', READY, due[i])
+        redis.call('ZREM', LATER, due[i])
+      end
     end
     step = 16
   end
@@ -399,7 +404,7 @@ if tenants then
       ready = redis.call('RPUSH', READY, element)
       return 'ready'
     elseif key and not ordered.has(key, id_of(element)) then
-      ordered.park(key, element)
+      ordered.put_aside(key, element)
       return 'moved'
     end
     redis.call('RPUSH', DOING, element)
