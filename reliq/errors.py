@@ -268,10 +268,15 @@ class Bury(Verdict):
 
 
 class Release(Verdict):
-    """Put the message back unprocessed. It counts no failed attempt and comes back after a second,
-    so that a handler which always releases is no hot loop."""
+    """Put the message back unprocessed. It counts no failed attempt and comes back after a second, or so many
+    ``seconds``, so that a handler which always releases is no hot loop."""
 
     code = "RELEASED"
+    seconds: float | None = None
+
+    def __init__(self, reason: str = "", seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
 
 
 class RetryAfter(Verdict):

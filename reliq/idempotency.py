@@ -24,6 +24,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: Where a function that is yet to become a handler says it.
 MARK: Final = "__reliq_idempotent__"
 _LONGEST: Final = 500
+#: Most seconds for which a message waits whose key is in hand.
+_LONGEST_PAUSE: Final = 30.0
 
 
 def idempotent(*, key: str | Callable[[Any], Any], ttl: float = defaults.IDEMPOTENT) -> Callable[[F], F]:
@@ -128,7 +130,8 @@ class Idempotent:
                 f"message {lease.id} of queue {lease.queue!r} is no longer ours; its handler did not begin"
             )
         if entered.how == "busy":
-            raise Release(f"message {entered.id} has the same idempotency key, and is in hand")
+            seconds = min(_LONGEST_PAUSE, 2.0 ** min(lease._message.envelope.released, 10))
+            raise Release(f"message {entered.id} has the same idempotency key, and is in hand", seconds)
         if entered.how == "done":
             log.info("message %s is not handled: its idempotency key was done by %s", lease.id, entered.id)
             return False

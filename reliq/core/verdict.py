@@ -21,7 +21,8 @@ def judge(
         return state.ack(message)
     text = describe(error)
     if isinstance(error, Release):
-        return state.release_later(message, defaults.RELEASE_DELAY)
+        delay = defaults.RELEASE_DELAY if error.seconds is None else max(0.0, error.seconds)
+        return state.release_later(message, delay)
     if isinstance(error, Bury):
         return state.bury(message, "BURIED", _text(error) or "buried by its handler", trace, failed=1)
     if isinstance(error, DecodeError):

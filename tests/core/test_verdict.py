@@ -92,6 +92,7 @@ def test_release_counts_no_failure() -> None:
     found = settle(Release("not yet"), failed=2)
     assert (found.verb, found.detail) == ("retry", round(defaults.RELEASE_DELAY * 1000))
     assert (after(found).failed, after(found).released) == (2, 1)
+    assert settle(Release("not yet", 30)).detail == 30_000
 
 
 def test_bury_is_at_once() -> None:
