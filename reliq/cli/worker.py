@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
             "the password of --url can be read by all who may list processes on this host: set RELIQ_URL instead, "
             "or RELIQ_PASSWORD_FILE beside a --url without it"
         )
+    if args.reload and args.until_empty:
+        raise ConfigError("--reload goes on until it is stopped, and --until-empty (--burst) ends: leave one out")
     if args.reload:
         return Reloader(partial(_work, args, reloaded=True), args.reload_dir or ["."]).run()
     if args.reload_dir:

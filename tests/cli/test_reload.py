@@ -154,6 +154,7 @@ def test_burst_and_wrong_words(
     assert sorted(did(tmp_path)) == ["first:1", "first:2"]
     for words, says in (
         (["--reload", "--reload-dir", "nowhere"], "--reload-dir nowhere: there is no such folder"),
+        (["--reload", "--burst"], "leave one out"),
         (["--reload-dir", "."], "--reload-dir says where --reload looks"),
     ):
         result = commands.process("worker", "shop", *words)
