@@ -287,7 +287,7 @@ async def test_what_is_overtaken_for_long_goes_back(sh: Shell) -> None:
         go.set()
         before = len(seen)
         assert await until(lambda: in_hand(low) == 0, seconds=10)
-        assert "high" in seen
+        assert await until(lambda: "high" in seen)
         assert set(seen[before:]) == {"high"}
     assert await sh.drain(low) == list(range(seen.index("high"), 3000))
 
