@@ -164,8 +164,9 @@ def _message(found: Explanation) -> Iterator[str]:
         yield f"put {text.duration(max(0, found.now - found.put_at))} ago"
     if found.raw:
         yield "of a foreign producer"
-    if found.type is not None:
-        yield f"type {found.type}"
+    for name in ("type", "ordering_key", "tenant", "group"):
+        if (said := getattr(found, name)) is not None:
+            yield f"{name.replace('_', ' ')} {said}"
     if found.attempt is not None:
         yield f"attempt {found.attempt}"
     yield f"{found.deliveries} deliveries" if found.deliveries != 1 else "1 delivery"

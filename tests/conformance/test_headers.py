@@ -68,3 +68,14 @@ async def test_what_cannot_be_one(sh: Shell, wrong: Any) -> None:
     with pytest.raises(ConfigError, match="headers"):
         await sh(q.put(1, headers=wrong))
     assert (await sh(q.size())).ready == 0
+
+
+async def test_explain_tells_what_a_put_has_said(sh: Shell) -> None:
+    """Its headers, and with which others it waits."""
+    q = sh.queue()
+    first = await sh(q.put(1, headers=SAID, ordering_key="k", tenant="acme"))
+    second = await sh(q.put(2, group="g"))
+    found = [await sh(q.explain(id)) for id in (first, second)]
+    assert [(each.headers, each.ordering_key, each.tenant, each.group) for each in found] == [
+        (SAID, "k", "acme", None), (None, None, None, "g"),
+    ]  # fmt: skip

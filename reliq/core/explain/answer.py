@@ -18,6 +18,7 @@ from reliq.core.explain.looks import Event, Found
 from reliq.core.explain.search import Search
 from reliq.core.explain.timeline import timeline, untold
 from reliq.core.gate import Gate
+from reliq.core.headers import headers_of
 from reliq.core.keys import Keys
 from reliq.core.lanes import Gathered, Place, Share
 from reliq.core.reasons import Reason
@@ -91,6 +92,10 @@ def _message(search: Search, found: Found) -> _Fields:
         "beside": away,
         "raw": bool(e.meta.get("r")),
         "type": routing.type_of(e.meta),
+        "ordering_key": lanes.key_of(e.meta),
+        "tenant": lanes.tenant_of(e.meta),
+        "group": lanes.group_of(e.meta),
+        "headers": headers_of(e.meta) or None,
         "trace_id": trace if isinstance(trace, str) else None,
         "error": error if isinstance(error, str) else None,
         "attempt": None if found.place == "dead" else e.failed + 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,8 +35,8 @@ class Explanation:
     which ``beside`` are those of a body beside the list. ``attempt`` is the one under way, or the next. ``again``:
     why it was handed out more than once, as far as that was written down, and ``again_why`` in words. ``error``:
     the last failure, in one line; ``traceback``: its last line. ``progress``: what its handler has said last of
-    how far it is. ``handler`` and ``stack``: what handles it and
-    where that is, if its worker was asked and has answered.
+    how far it is. ``handler`` and ``stack``: what handles it and where that is, if its worker was asked and has
+    answered. ``type``, ``ordering_key``, ``tenant``, ``group``, ``headers``: as its put said.
     """
 
     id: str
@@ -64,6 +65,10 @@ class Explanation:
     beside: int | None = None
     raw: bool = False
     type: str | None = None
+    ordering_key: str | None = None
+    tenant: str | None = None
+    group: str | None = None
+    headers: Mapping[str, str] | None = None
     trace_id: str | None = None
     attempt: int | None = None
     deliveries: int | None = None
