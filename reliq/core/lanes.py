@@ -230,12 +230,12 @@ def go_on(keys: Keys, key: str, holder: str) -> Command:
     return Command(_TURN, names, (key, holder), parse, idempotent=True, queue=keys.queue)
 
 
-def vacate(keys: Keys, tenant: str, holder: str) -> Command:
-    """Let the place of a tenant go that ``holder`` (an id in hex) has, who is in nobody's hands; "": only see that
-    the tenant is in turn if it has something that waits. Parses to whether there was something to do."""
+def vacate(keys: Keys, holder: str) -> Command:
+    """Let the place of a tenant go that ``holder`` (an id in hex) has, who is in nobody's hands. Parses to whether
+    it had one."""
     names = (keys.uniques, keys.lanes, keys.later, keys.turns)
 
     def parse(reply: Any) -> bool:
         return bool(reply)
 
-    return Command(_VACATE, names, (tenant, holder), parse, idempotent=True, queue=keys.queue)
+    return Command(_VACATE, names, (holder,), parse, idempotent=True, queue=keys.queue)

@@ -11,7 +11,7 @@ import pytest
 import reliq.core
 from reliq import defaults
 from reliq.core import envelope as env
-from reliq.core import trace
+from reliq.core import lanes, trace
 from reliq.core.codec import CODECS
 from reliq.core.keys import Keys
 
@@ -102,6 +102,17 @@ def test_the_ledger_is_as_long_as_the_defaults_say() -> None:
     ]
     assert len(lengths) >= 2
     assert set(lengths) == {defaults.LEDGER_LENGTH}
+
+
+def test_the_scripts_and_the_core_mean_the_same_scores() -> None:
+    """Where a message waits is told by its score, which stands as a number in several scripts."""
+    known = {lanes.PARKED, lanes.SHARED, lanes.GROUPED, lanes._RESTS, lanes._GROUPS, lanes._GROUPS // 2}
+    for path in sorted((CORE / "lua").glob("*.lua")):
+        found = set(map(int, re.findall(r"\b[1-9]0{12,}\b|\b[1-9]\d0{12,}\b", path.read_text("utf-8"))))
+        assert found <= known, path.name
+    shared = (CORE / "lua" / "shares.lua").read_text("utf-8")
+    rates = lanes._GROUPS // 2  # between the times of tenants that rest and those of groups
+    assert f"local SHARED, RESTS, RATES = {lanes.SHARED}, {lanes._RESTS}, {rates}\n" in shared
 
 
 def test_every_event_is_explained() -> None:

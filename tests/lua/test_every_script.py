@@ -182,7 +182,7 @@ COMMANDS: dict[str, Callable[[Lab], Command]] = {
     "reschedule, later": lambda lab: waiting.reschedule(
         lab.keys, Found("later", 0, E[6]), ops.Due("in", 60_000), CALLER
     ),
-    "vacate": lambda lab: lanes.vacate(lab.keys, "acme", E[1][23:39].hex()),
+    "vacate": lambda lab: lanes.vacate(lab.keys, E[1][23:39].hex()),
     "turn": lambda lab: lanes.go_on(lab.keys, "k", E[0][23:39].hex()),
     "schedule": lambda lab: ticks.schedule(lab.keys, "new", ticks.Known(), DAILY, 5),
     "schedule, change": lambda lab: ticks.schedule(lab.keys, "old", ticks.Known(HOURLY, 7), DAILY, 5),

@@ -135,5 +135,5 @@ class LostPlace(Finding):
     def repair_g(self) -> Flow[bool]:
         if not (yield from self.look_g()):
             return False
-        done: bool = yield lanes.vacate(self.context.keys, self.tenant, self.holder)
+        done: bool = yield lanes.vacate(self.context.keys, self.holder)
         return done

@@ -97,15 +97,6 @@ local function shares(UNIQUES, LANES, LATER, TURNS, limits)
     end
   end
 
-  -- If anything of the tenant waits, it is in turn.
-  local function come_again(tenant)
-    if first_in_lane(tenant) == nil then
-      return 0
-    end
-    enter(tenant)
-    return 1
-  end
-
   local function vacate(id)
     local tenant = redis.call('HGET', UNIQUES, '@' .. id)
     if not tenant then
@@ -115,7 +106,9 @@ local function shares(UNIQUES, LANES, LATER, TURNS, limits)
     if redis.call('HINCRBY', UNIQUES, '~' .. tenant, -1) <= 0 then
       redis.call('HDEL', UNIQUES, '~' .. tenant)
     end
-    come_again(tenant)
+    if first_in_lane(tenant) ~= nil then
+      enter(tenant)
+    end
     return 1
   end
 
@@ -185,7 +178,7 @@ local function shares(UNIQUES, LANES, LATER, TURNS, limits)
     rests_until = function() -- the first of those that wait and may not yet
       return redis.call('ZRANGEBYSCORE', TURNS, RESTS, '(' .. RATES, 'WITHSCORES', 'LIMIT', 0, 1)[2]
     end,
-    tenant_of = tenant_of, line_up = line_up, stands_back = stands_back, stand_back = stand_back, count_in = count_in,
-    count_out = count_out, vacate = vacate, come_again = come_again, wake = wake_tenants, serve = serve_tenants,
+    tenant_of = tenant_of, line_up = line_up, stands_back = stands_back, count_in = count_in, count_out = count_out,
+    vacate = vacate, wake = wake_tenants, serve = serve_tenants,
   }
 end
