@@ -57,6 +57,10 @@ class Bunch(Message):
         return message.known is None or not state.expired(message, now)
 
     @property
+    def raw_ids(self) -> bytes:
+        return b"".join([message.raw_ids for message in self.messages])
+
+    @property
     def unsettled(self) -> list[Message]:
         """Those of which its handler has not said by hand what becomes of them."""
         settled = {id(lease._message) for lease in self.leases if lease.settled}

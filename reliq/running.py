@@ -162,8 +162,8 @@ class Executor(Generic[S]):
         """Tell the supervisor, before the handler is called."""
         if self._board is not None:
             station = message.state.owner
-            ids = b"".join([each.envelope.id for each in each_of(message)])
-            self._board.start(slot.index, station.index, ids, now, station.handler_of(message).timeout)
+            timeout = station.handler_of(message).timeout
+            self._board.start(slot.index, station.index, message.raw_ids, now, timeout)
 
     def _lease(self, message: Message) -> Any:
         """What a handler gets that wants more than the body."""
@@ -326,7 +326,7 @@ class ThreadExecutor(Executor[S]):
 
     def _serve(self, slot: Slot) -> None:
         """Work through what waits. One look at the clock is the end of a handler and the start of the next."""
-        waiting, bare, ran = self.waiting, self._board is None, self.pace.ran
+        waiting, board, ran = self.waiting, self._board, self.pace.ran
         now = clock()
         while True:
             try:
@@ -338,7 +338,7 @@ class ThreadExecutor(Executor[S]):
             station = message.state.owner
             plain, lease, error, result = station.plain, None, None, None
             slot.started_at, slot.message = now, message
-            if not bare:
+            if board is not None:
                 self._show(slot, message, now)
             context.enter(message)
             try:
@@ -352,7 +352,9 @@ class ThreadExecutor(Executor[S]):
                 error = raised
             now = clock()
             ran(took := now - slot.started_at)
-            if bare and error is None and lease is None:
+            if error is None and lease is None and slot.failed is not message:
+                if board is not None:
+                    board.finish(slot.index)
                 message.state.finished.append(message)
                 slot.message = None
             else:

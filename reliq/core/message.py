@@ -70,6 +70,11 @@ class Message:
         return self.element[env.LOST_AT] > 0
 
     @property
+    def raw_ids(self) -> bytes:
+        """Its id, or those of all that it stands for: 16 bytes for each."""
+        return self.element[env.CHECKED_FROM : env.META_FROM]
+
+    @property
     def id(self) -> str:
         """Its id, 32 hex digits."""
         return self.envelope.id.hex()

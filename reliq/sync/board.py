@@ -12,7 +12,9 @@ import struct
 from typing import Final, NamedTuple
 
 _STATION: Final = struct.Struct("=128sQd")  # consumer name, client id of its bell, last confirmed trip
-_SLOT: Final = struct.Struct("=HHdd")  # how many messages, station, started, timeout (0: none); then their ids
+#: The first id, station, started, timeout (0: none), and how many messages; then the other ids. Written in this order.
+_SLOT: Final = struct.Struct("=16sHddH")
+_COUNT_AT: Final = _SLOT.size - 2
 _ID: Final = 16
 
 
@@ -41,7 +43,8 @@ class Board:
         self._slots = slots
         self._stations = stations
         self._base = stations * _STATION.size
-        self._width = _SLOT.size + batch * _ID
+        self._width = _SLOT.size + (batch - 1) * _ID
+        self._places = range(self._base, self._base + slots * self._width, self._width)
         self._memory = mmap.mmap(-1, self._base + slots * self._width)
 
     def clear(self) -> None:
@@ -70,21 +73,22 @@ class Board:
     def start(self, slot: int, station: int, ids: bytes, now: float, timeout: float | None) -> None:
         """A handler gets this message in hand, or these. Written before the handler is called, and how many last:
         whoever reads it meanwhile sees all of them or none."""
-        start = self._base + slot * self._width
-        self._memory[start + _SLOT.size : start + _SLOT.size + len(ids)] = ids
-        _SLOT.pack_into(self._memory, start, len(ids) // _ID, station, now, timeout or 0.0)
+        at, many = self._places[slot], len(ids) > _ID
+        if many:
+            self._memory[at + _SLOT.size : at + _SLOT.size + len(ids) - _ID] = ids[_ID:]
+        _SLOT.pack_into(self._memory, at, ids, station, now, timeout or 0.0, len(ids) // _ID if many else 1)
 
     def finish(self, slot: int) -> None:
         """The handler is done with it."""
-        start = self._base + slot * self._width
-        self._memory[start : start + 2] = bytes(2)
+        at = self._places[slot] + _COUNT_AT
+        self._memory[at : at + 2] = b"\0\0"
 
     def slots(self) -> list[SlotView]:
         """What handlers have in hand."""
         found = []
-        for start in range(self._base, self._base + self._slots * self._width, self._width):
-            used, station, started_at, timeout = _SLOT.unpack_from(self._memory, start)
-            places = range(start + _SLOT.size, start + _SLOT.size + used * _ID, _ID)
-            ids = [self._memory[at : at + _ID] for at in places]
+        for at in self._places:
+            first, station, started_at, timeout, used = _SLOT.unpack_from(self._memory, at)
+            others = range(at + _SLOT.size, at + _SLOT.size + (used - 1) * _ID, _ID)
+            ids = [first, *(self._memory[other : other + _ID] for other in others)][:used]
             found += [SlotView(station, id, started_at, timeout or None) for id in ids]
         return found

@@ -62,7 +62,8 @@ class Loop(Working[Station]):
         self._awake = False
         self._looks_at = 0.0  # when it looks around without being woken
         self._fed_at = 0.0  # when the last messages came
-        self._turning = threading.Lock()
+        self._turning = threading.Lock()  # by a handler's thread, or by the loop, which may just look around
+        self._refilling = False  # by a handler's thread
         self._executors: dict[bool, ThreadExecutor[Station] | AsyncExecutor] = {}
         self._sweeper: Sweeper | None = None
         self._ticker = Ticker()
@@ -202,18 +203,20 @@ class Loop(Working[Station]):
 
     def _refill(self) -> bool:
         """Called by a handler's thread that has run out of messages: make the trip that is due, right there, and
-        if there is nothing to do, wait for a message there too. True if there is more to do. If another thread
-        is at it, the loop sees to what that trip has missed."""
-        while self._turning.acquire(timeout=_LOOK_ON):  # the loop may just look around
+        if there is nothing to do, wait for a message there too. True if there is more to do. If another handler's
+        thread is at it, one is enough while handlers are quick, and the loop sees to what that trip has missed."""
+        while not (self._refilling and self.pace.quick) and self._turning.acquire(timeout=_LOOK_ON):
             try:
                 if self.leave_by is not None:
                     break
+                self._refilling = True
                 if self._make_due_trips(clock(), ours=1):
                     self._leave_bells()
                     return True
                 station = self._take_bell()
                 want = 0 if station is None else self.rooms()(station)
             finally:
+                self._refilling = False
                 self._turning.release()
             if station is None:
                 return False
