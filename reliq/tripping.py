@@ -58,6 +58,13 @@ class Tripping:
             watch(answer, owed, sent_at)
         return answer
 
+    def _unclear(self, reply: list[Any]) -> bool:
+        """Whether the trip has to be made again, with all of its acks by name."""
+        if reply[0] != b"spell":
+            return False
+        self.state.spell()
+        return True
+
     def _held(self, reply: list[Any]) -> QueueHeld:
         """Somebody holds the queue for himself alone. One line about it, and one when he is gone."""
         self.state.refused()

@@ -98,6 +98,8 @@ class ConsumerState(Preparing):
         self._acked: list[Message] = []
         self._sent: list[Settle] = []
         self._twins: dict[bytes, list[Message]] = {}
+        #: What is held stands in the processing list in the same order, and alone: then a number says what is acked.
+        self._in_step = True
         self._incoming: list[bytes] = []
         self._incoming_at = 0.0
         self._announce = True
@@ -179,12 +181,17 @@ class ConsumerState(Preparing):
     def _build(self, want: int) -> Command:
         acks = [message.element for message in self._acked]
         acks += [settle.message.element for settle in self._sent if settle.verb == ACK]
+        # Another connection may reach a server that was rolled back: then the whole list is asked for.
+        asks_for_all = self._announce or bool(self.bodies.missing)
+        number, named = len(acks), acks
+        are_oldest = number <= len(self.held) and all(map(eq, acks, self.held))
+        if number > 1 and are_oldest and self._in_step and not asks_for_all:
+            number, named = -number, [acks[0], acks[-1]]
         args: list[Arg] = [
             self.name,
             self._trip + 1,
             round(self.lease * 1000),
-            # Another connection may reach a server that was rolled back: then the whole list is asked for.
-            b"" if self._announce or self.bodies.missing else self._epoch,
+            b"" if asks_for_all else self._epoch,
             self.in_hand + (sum(map(len, self._twins.values())) if self._twins else 0),
             min(want, defaults.SCRIPT_ELEMENTS),
             self._mode,
@@ -192,8 +199,8 @@ class ConsumerState(Preparing):
             defaults.SCRIPT_BYTES,
             self.server if self._announce else "",
             self.who if self._announce else "",
-            -len(acks) if all(map(eq, acks, self.held)) else len(acks),
-            *acks,
+            number,
+            *named,
         ]
         settles = len(args)
         if self.steps or self.traced:
@@ -326,6 +333,8 @@ class ConsumerState(Preparing):
         for message in messages:
             if held.get(message.element) is message:
                 del held[message.element]
+        if not (held or self._twins):
+            self._in_step = True
         if self._suspects:
             self._suspects.difference_update([message.element for message in messages])
         if self.traced or self.bodies or self.uniques or self.results or self.called_off:
@@ -340,7 +349,7 @@ class ConsumerState(Preparing):
         self.results.forget(message)
         self.called_off.discard(message)
 
-    def _reconcile(self, listed: Iterable[bytes]) -> tuple[list[Message], list[bytes]]:
+    def _reconcile(self, listed: list[bytes]) -> tuple[list[Message], list[bytes]]:
         """Compare belief with the whole list: (what we held and is gone, what is there and we did not know)."""
         unknown, present = [], set()
         for element in listed:
@@ -355,6 +364,7 @@ class ConsumerState(Preparing):
             self._forget(message)
             self._suspects.discard(message.element)
             self._twins.pop(message.element, None)
+        self._in_step = [*self.held, *unknown] == listed
         return lost, unknown
 
     def take_in(self) -> list[Message]:
@@ -380,6 +390,7 @@ class ConsumerState(Preparing):
                 continue
             if element in held:  # byte-identical to one in hand: its turn comes when that is settled
                 self._twins.setdefault(element, []).append(message)
+                self._in_step = False
                 continue
             held[element] = message
             if self._ghosts and element[: env.META_FROM] in self._ghosts:
@@ -453,6 +464,7 @@ class ConsumerState(Preparing):
         note = self.death_note(message, error.code, str(error))
         if element in self.held:
             self._twins.setdefault(element, []).append(message)
+            self._in_step = False
         else:
             self.held[element] = message
         self.finished.append(Settle(BURY, message, env.join_note(note, element), error.code))
@@ -492,12 +504,17 @@ class ConsumerState(Preparing):
         self.called_off.clear()
         self._suspects.clear()
         self._twins.clear()
+        self._in_step = True
         self._acked, self._sent, self._outstanding = [], [], None
         return Answer(status, [], lost, settled, None, 0, True, server_ms)
 
     def refused(self) -> None:
         """The unanswered trip was not executed: the next one says the same, and what has come up since."""
         self._outstanding = None
+
+    def spell(self) -> None:
+        """It was not executed, since the list there is another one than it seemed: the next one names all acks."""
+        self._outstanding, self._in_step = None, False
 
     # -- what the shell asks ----------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ def load(name: str, *, after: str | tuple[str, ...] = (), shape: Shape = ANY) ->
     return script
 
 
-_TRIPPED: Final = frozenset({b"ok", b"again", b"stale", b"dead", b"held"})
+_TRIPPED: Final = frozenset({b"ok", b"again", b"stale", b"dead", b"held", b"spell"})
 _REAPED: Final = frozenset({b"alive", b"waiting", b"adopted", b"forgotten", b"reaped"})
 
 put = load("put", shape=[frozenset({-2, -1, 0, 1}), (frozenset({b"kept", b"replaced"}), bytes)])

@@ -343,3 +343,25 @@ async def test_settles_of_several_share_trips(sh: Shell, redis: redis_py.Redis) 
         assert tuple(await sh(q.size())) == (0, 0, 0, 0)
     if sh.name == "aio":
         assert trips <= 5
+
+
+async def test_acks_of_a_list_that_somebody_has_changed_by_hand(sh: Shell, redis: redis_py.Redis) -> None:
+    """What is acked is looked for by name then, in the same call: what is gone is refused, what is new is
+    delivered, the others are done."""
+    q, other = sh.queue(), sh.queue("other")
+    await sh(q.put_many(range(4)))
+    await sh(other.put("new"))
+    (element,) = redis.lrange(other.options.keys.ready, 0, -1)
+    async with sh.open(q.consumer(prefetch=4)) as c:
+        leases = await sh(c.claim(4))
+        redis.lset(q.options.keys.doing(c.name), 0, element)
+        c.state.finished.extend(lease._message for lease in leases[:3])
+        assert int(c.state.trip(0, 0.0).args[11]) == -3
+        c.state.refused()
+        await sh(leases[3].ack())
+        assert [lease._message.lost for lease in leases] == [True, False, False, False]
+        (lease,) = await sh(c.claim(timeout=5))
+        assert lease.body == "new"
+        await sh(lease.ack())
+    assert tuple(await sh(q.size())) == (0, 0, 0, 0)
+    assert redis.hget(q.options.keys.stats, "ack") == b"4"

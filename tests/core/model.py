@@ -67,15 +67,22 @@ class Model:
             return [b"dead", self.now, epoch, [], 0, 0, -1, -1, 0, [], 0, last]
         if number < last:
             return [b"stale", self.now, epoch, [], 0, 0, -1, -1, 0, [], 0, last]
+        known_epoch, in_hand, want, mode = args[2], int(args[3]), int(args[4]), args[5].decode()
+        unknown = known_epoch != epoch or len(self.doing[name]) != in_hand
+        acks, listed = int(args[10]), int(args[10])
+        if acks < 0:
+            acks, listed = -acks, 2
+            oldest = self.doing[name][:acks]
+            same = len(oldest) == acks and [oldest[0], oldest[-1]] == args[11:13]
+            if number > last and (unknown or last < number - 1 or not same):
+                return [b"spell", self.now, epoch, [], 0, 0, -1, -1, 0, [], 0, last]
         self.consumers[name] = self.now + lease
         if number == last:
             held, waiting = list(self.doing[name]), len(self.ready)
             return [b"again", self.now, epoch, session["late"], 1, 0, -1, 0, 0, held, waiting, last]
-        known_epoch, in_hand, want, mode = args[2], int(args[3]), int(args[4]), args[5].decode()
-        unknown = known_epoch != epoch or len(self.doing[name]) != in_hand
-        acks = abs(int(args[10]))
+        acked = args[11 : 11 + listed] if listed == acks else self.doing[name][:acks]
         self.ready += reversed(self.inbox.pop(name, []))
-        late = self._settle(name, args[11 : 11 + acks], args[11 + acks :])
+        late = self._settle(name, acked, args[11 + listed :])
         self._promote(int(args[6]), int(args[7]))
         claimed, suspects = self._claim(name, number, want, mode, int(args[7]))
         session.update(trip=number, late=late)

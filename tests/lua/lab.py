@@ -79,6 +79,7 @@ class Lab:
         *,
         want: int = 0,
         acks: Sequence[bytes] = (),
+        by_number: bool = False,
         settles: Sequence[tuple[str, Arg, Arg, Arg]] = (),
         lease: int = 15_000,
         epoch: str = "0",
@@ -92,7 +93,8 @@ class Lab:
     ) -> Command:
         k = self.keys
         args: list[Arg] = [name, number, lease, epoch, in_hand, want, mode, promote, budget, server, who]
-        args += [len(acks), *acks, *(word for settle in settles for word in settle)]
+        args += [-len(acks), acks[0], acks[-1]] if by_number else [len(acks), *acks]
+        args += [*(word for settle in settles for word in settle)]
         names = (k.ready, k.inbox(name), k.doing(name), k.consumers, k.session(name), k.later, k.dead)
         bodies = [str(back) for verb, _, back, _ in settles if verb == "drop"]
         names += (k.events, k.stats, k.uniques, k.lanes, k.turns, k.traces, *bodies, *also)

@@ -90,15 +90,12 @@ def test_however_it_is_settled_it_ends(lab: Lab, verb: str) -> None:
     assert (stats[b"cancel"], stats[verb.encode()]) == (b"1", b"2")
 
 
-@pytest.mark.parametrize("in_order", [True, False])
-def test_done_is_done(lab: Lab, in_order: bool) -> None:
+@pytest.mark.parametrize("by_number", [True, False])
+def test_done_is_done(lab: Lab, by_number: bool) -> None:
     """Its handler was through before it heard of it, or did not heed it: acked, and no mark is left."""
     held(lab, *E[:3])
     call_off(lab, E[0], E[2])
-    command = lab.trip_command("a", 2, in_hand=3, acks=E[:2])
-    if in_order:
-        command = command._replace(args=(*command.args[:11], -2, *command.args[12:]))
-    assert told(lab.reply(command)) == {id_of(E[2])}
+    assert told(lab.trip("a", 2, in_hand=3, acks=E[:2], by_number=by_number)) == {id_of(E[2])}
     assert ended(lab) == []
     assert lab.client.hget(lab.keys.stats, "ack") == b"2"
     assert told(lab.trip("a", 3, in_hand=1)) == {id_of(E[2])}

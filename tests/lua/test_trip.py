@@ -212,17 +212,61 @@ def test_what_is_released_stands_before_what_blmove_brought_since(lab: Lab) -> N
     assert numbers(lab.ready) == [0, 1, 2, 3]
 
 
-def test_acks_of_the_oldest_leave_the_others(lab: Lab) -> None:
-    """All in one cut where the consumer is right about the order; looked for one by one where it is not."""
+def test_acks_are_looked_for(lab: Lab) -> None:
+    """In whatever order the consumer names them; what is not there is late."""
     elements = [element(n) for n in range(6)]
     lab.push(*elements)
     lab.trip("a", 1, want=6)
-    for number, acked, late in ((2, [0, 1], []), (3, [3, 2], []), (4, [4, 9, 5], [1])):
-        command = lab.trip_command("a", number, in_hand=6, acks=[element(n) for n in acked])
-        args = (*command.args[:11], -len(acked), *command.args[12:])
-        assert lab.reply(command._replace(args=args))[LATE] == late
+    for number, in_hand, acked, late in ((2, 6, [0, 1], []), (3, 4, [3, 2], []), (4, 2, [4, 9, 5], [1])):
+        assert lab.trip("a", number, in_hand=in_hand, acks=[element(n) for n in acked])[LATE] == late
     assert lab.doing("a") == []
     assert lab.client.hget(lab.keys.stats, "ack") == b"6"
+
+
+def test_acks_by_number(lab: Lab) -> None:
+    """The oldest, of which the first and the last are named; with other settles behind them, and once."""
+    elements = [element(n) for n in range(8)]
+    lab.push(*elements)
+    lab.trip("a", 1, want=8)
+    settles = [("retry", elements[5], env.bump(env.unpack(elements[5]), failed=1), 60_000)]
+    options = {"in_hand": 8, "acks": elements[:3], "by_number": True, "settles": settles}
+    assert lab.trip("a", 2, **options)[:4:3] == [b"ok", []]
+    assert lab.trip("a", 2, **options)[0] == b"again"
+    assert numbers(lab.doing("a")) == [3, 4, 6, 7]
+    assert lab.client.hmget(lab.keys.stats, "ack", "retry") == [b"3", b"1"]
+    assert lab.trip("a", 3, in_hand=4, acks=[elements[n] for n in (3, 4, 6, 7)], by_number=True)[0] == b"ok"
+    assert lab.doing("a") == []
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("others are in hand", {"in_hand": 5}),
+        ("a reap came between", {"epoch": "1"}),
+        ("trips were forgotten", {"number": 4}),
+        ("the first is another", {"acks": [1, 2]}),
+        ("the last is another", {"acks": [0, 2]}),
+        ("so many are not there", {"acks": [0, 1, 2, 3, 4]}),
+    ],
+)
+def test_acks_by_number_need_the_list_to_be_as_it_seems(lab: Lab, what: str, change: dict[str, Any]) -> None:
+    """Else nothing at all is done, and the consumer names them one by one: under the same number, as if this had
+    never come."""
+    elements = [element(n) for n in range(5)]
+    lab.push(*elements[:4])
+    lab.trip("a", 1, want=4)
+    lab.push(element(7))
+    lab.bell("a")
+    before = lab.snapshot()
+    options = {"number": 2, "in_hand": 4, "acks": [0, 1], "want": 5} | change
+    if what == "the last is another":
+        options["acks"] = [0, 1, 3]
+    number, acked = options.pop("number"), [elements[n] for n in options.pop("acks")]
+    reply = lab.trip("a", number, acks=acked, by_number=True, **options)
+    assert (reply[0], reply[LAST], reply[ELEMENTS]) == (b"spell", 1, [])
+    assert lab.snapshot() == before
+    reply = lab.trip("a", number, acks=acked, **options)
+    assert (reply[0], len(reply[LATE])) == (b"ok", sum(e not in elements[:4] for e in acked))
 
 
 def test_a_gap_in_the_numbers_is_a_rollback(lab: Lab) -> None:

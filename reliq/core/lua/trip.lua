@@ -14,8 +14,8 @@
 --         'alone' take one only with empty hands | 'decline' pass over them | 'beside' take one beside others
 --       8 most to promote, negative: messages of a group (groups.lua) are claimed together, also if that is more than
 --         there are free slots  9 most bytes to claim  10 server run id, 11 who this is: both '' after the first
---       12 number of acks, negative if they are the oldest in hand, in that order, as far as the consumer knows;
---         then the acked elements, then settles of four words each:
+--       12 number of acks, then the acked elements; negative: they are the oldest in hand, in that order, and the first
+--         and the last of them stand for all. Then settles of four words each:
 --         'retry'   element, element that goes back, ms of delay
 --         'release' element, element that goes back, ''   (newest first: they go to the head)
 --         'unrouted' element, element that goes back, ms of delay and perhaps its type: no handler there takes it
@@ -29,7 +29,8 @@
 --                   answer says how
 --         'mark'    id (hex), ms and key, what to set it to: goes with an ack; not if the ack is late
 --         'report'  element, ms and key, progress: written down if it is in hand, and stays there
--- Returns {'ok' | 'again' | 'stale' | 'dead' | 'held', server ms, reap epoch, late settles (indexes from 0),
+-- Returns {'ok' | 'again' | 'stale' | 'dead' | 'held' | 'spell' (nothing was done: the oldest in hand are others than
+--     it seems, so all acks have to be spelled out), server ms, reap epoch, late settles (indexes from 0),
 --   1 if elements is the whole processing list and not only what is new, 1 if suspects wait (or why nothing more
 --   was claimed: -1 the queue is paused, less: minus so many ms, until which a limit stands in the way),
 --   other live consumers (counted only if suspects wait, else -1), ms until something is due (-1: nothing),
@@ -66,6 +67,17 @@ if server[4] then -- somebody holds the queue for himself alone (seize.lua), whi
   end
   local left = tonumber(redis.call('ZSCORE', CONSUMERS, server[4]) or '0') - now
   return {'held', now, epoch, {}, 0, 0, -1, math.max(left, 0), 0, {server[4]}, 0, last}
+end
+-- Acks by their number, if both sides mean the same list: nobody has changed it since the last trip.
+local acks, listed = tonumber(ARGV[12]), tonumber(ARGV[12])
+local by_number = acks < 0
+local moved, amiss = ARGV[4] ~= epoch, before ~= tonumber(ARGV[5])
+if by_number then
+  acks, listed = -acks, 2
+  if trip > last and (moved or amiss or last < trip - 1 or redis.call('LINDEX', DOING, 0) ~= ARGV[13]
+    or redis.call('LINDEX', DOING, acks - 1) ~= ARGV[14]) then
+    return {'spell', now, epoch, {}, 0, 0, -1, -1, 0, {}, 0, last}
+  end
 end
 local head = redis.call('ZRANGE', LATER, 0, 0, 'WITHSCORES')
 local ordered = server[7] and redis.call('HLEN', UNIQUES) and redis.call('ZCARD', LANES)
@@ -128,37 +140,33 @@ if #inbox > 0 then
 end
 
 -- Settle.
-local late, refused, acks = {}, {}, math.abs(tonumber(ARGV[12]))
+local late, refused, acked = {}, {}, {unpack(ARGV, 13, 12 + listed)}
 local counts = {ack = 0, retry = 0, release = 0, bury = 0, unrouted = 0, cancel = 0}
 local marks, stays = session[7] and marks_of(session[7]), {} -- stays: what has not ended, and what is left of it
 local ends = {} -- what is told of those that end otherwise than by an ack
--- The oldest, in order: one read and one trim. What is not there is looked for.
-local oldest = tonumber(ARGV[12]) < -1 and redis.call('LRANGE', DOING, 0, acks - 1) or {}
-local trimmed = 0
-while trimmed < #oldest and oldest[trimmed + 1] == ARGV[13 + trimmed] do
-  trimmed = trimmed + 1
-end
-if trimmed > 0 then
-  redis.call('LTRIM', DOING, trimmed, -1)
-end
-counts.ack = trimmed
-for i = 13 + trimmed, 12 + acks do
-  if redis.call('LREM', DOING, 1, ARGV[i]) == 1 then
-    counts.ack = counts.ack + 1
-  else
-    late[#late + 1] = i - 13
-    refused[id_of(ARGV[i])] = true
-    note('late', id_of(ARGV[i]), 'ack')
+if by_number then
+  acked = (marks or in_lanes) and redis.call('LRANGE', DOING, 0, acks - 1) or {}
+  redis.call('LTRIM', DOING, acks, -1)
+  counts.ack = acks
+else
+  for i = 1, acks do
+    if redis.call('LREM', DOING, 1, acked[i]) == 1 then
+      counts.ack = counts.ack + 1
+    else
+      late[#late + 1] = i - 1
+      refused[id_of(acked[i])] = true
+      note('late', id_of(acked[i]), 'ack')
+    end
   end
 end
 if marks then
-  for i = 13, 12 + acks do
-    local id = id_of(ARGV[i])
+  for _, element in ipairs(acked) do
+    local id = id_of(element)
     marks[id] = refused[id] and marks[id] or nil -- done is done
   end
 end
 local index = acks
-for i = 13 + acks, #ARGV, 4 do
+for i = 13 + listed, #ARGV, 4 do
   local verb, element, back, extra = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if verb == 'trace' then
     if back ~= 'ack' or not refused[element] then
@@ -237,11 +245,11 @@ for i = 13 + acks, #ARGV, 4 do
   end
   index = index + 1
 end
-for i = 13, in_lanes and 12 + acks or 0 do
-  if not refused[id_of(ARGV[i])] then
-    ready = ready + (ordered and ordered.pass(ARGV[i]) or 0)
+for _, element in ipairs(in_lanes and acked or {}) do
+  if not refused[id_of(element)] then
+    ready = ready + (ordered and ordered.pass(element) or 0)
     if tenants then
-      tenants.count_out(ARGV[i])
+      tenants.count_out(element)
     end
   end
 end
@@ -282,7 +290,6 @@ end
 
 -- Claim from the right end, the oldest first.
 local in_hand = before - counts.ack - counts.retry - counts.release - counts.bury - counts.unrouted - counts.cancel
-local moved, amiss = ARGV[4] ~= epoch, before ~= tonumber(ARGV[5])
 local unknown = moved or amiss
 if amiss or moved and ARGV[4] ~= '' then
   note('reconcile', '', before .. ' in hand, ' .. ARGV[5] .. ' known')
