@@ -107,21 +107,17 @@ def program() -> str:
     return env.storable(os.path.basename(called))[:80]
 
 
-def clock() -> float:
-    """Seconds that go on through suspend: leases are counted in it."""
-    return _boottime()
-
-
 #: Linux has the first. The other one goes on through the sleep of a Mac, where time.monotonic() stands still.
 _BOOTTIME: Any = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 
 
-def _boottime() -> float:
+def clock() -> float:
+    """Seconds that go on through suspend: leases are counted in it."""
     return time.clock_gettime(_BOOTTIME)
 
 
 if _BOOTTIME is None:  # on Windows, whose time.monotonic() is one of that kind
-    _boottime = time.monotonic
+    clock = time.monotonic
 
 
 def due(delay: float | None, at: datetime | None, verb: str = "put") -> Due:

@@ -266,14 +266,16 @@ class ConsumerState(Preparing):
         if int(reply[11]) < self._trip - 1:
             self._forgotten()
         self._epoch = reply[2]
-        left = self.take_in()  # by somebody who was interrupted: before the list is compared with what is held
+        # By somebody who was interrupted: before the list is compared with what is held.
+        left = self.take_in() if self._incoming or self.left_over else ()
         settled = self._settled(set(reply[3])) if self._acked or self._sent else []
         freed = self._untwin(sent_at) if self._twins else []  # before more like them come, or they are lost
         lost, fresh = self._reconcile(reply[9]) if reply[4] else ([], reply[9])
         if self.bodies.missing and reply[4]:
             self._bury_missing()
-        self._confirmed(sent_at)  # only now: what is lost is marked, and handlers look at both
-        messages = [m for m in (*left, *freed) if not m.lost]
+        # Only now: what is lost is marked, and handlers look at both.
+        self._confirmed_at, self.fresh_until = sent_at, sent_at + self.lease * 2 / 3
+        messages = [m for m in (*left, *freed) if not m.lost] if left or freed else []
         # A suspect, which changes what may be asked for next, is claimed alone.
         if look or reply[4] or self._twins or len(fresh) < 2:
             messages += self._take_in(fresh, sent_at, verified=not reply[4])
@@ -301,9 +303,6 @@ class ConsumerState(Preparing):
             if not message.minded and (message in self.uniques.unbegun or message in self.bodies.unfetched):
                 self.finished.append(self.release(message))  # nobody waits for it any more
         return fresh
-
-    def _confirmed(self, sent_at: float) -> None:
-        self._confirmed_at, self.fresh_until = sent_at, sent_at + self.lease * 2 / 3
 
     def _settled(self, late: set[int]) -> list[Settle]:
         """The settles of the answered trip, and of its bare acks those that came too late."""
