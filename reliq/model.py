@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import sys
 import time
 from collections import deque
@@ -13,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property, partial
-from itertools import count, repeat
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from reliq import context, defaults
@@ -23,7 +22,7 @@ from reliq.core.beside import Beside
 from reliq.core.codec import Codec, decode, encode, encode_all, find
 from reliq.core.command import Command
 from reliq.core.keys import Keys
-from reliq.core.ops import NOTHING, NOW, Confirm, Confirmed, Due, Only, Series, put, register
+from reliq.core.ops import NOTHING, NOW, Confirm, Confirmed, Due, Only, Series, chunks, put, register
 from reliq.core.retry import POLICY_KEY, Retry
 from reliq.errors import ConfigError, DecodeError, OutcomeUnknown, PutManyError, Refused
 
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
     from reliq.middleware import Middleware
     from reliq.settings import Settings
 
-_ID: Final = struct.Struct(">8sQ")
+#: Bytes that one element may have more around its body than another of the same put: the word that it is traced.
+_TRACED: Final = 8
 #: The meta of a message of which there is nothing more to say.
 PLAIN: Final[env.Meta] = {}
 
@@ -63,8 +63,8 @@ class Ids:
 
     def many(self, length: int) -> list[bytes]:
         """So many, in order."""
-        fixed, first = divmod(self._first(time.time_ns() // 1_000_000), 1 << 64)
-        return list(map(_ID.pack, repeat(fixed.to_bytes(8, "big")), range(first, first + length)))
+        first = self._first(time.time_ns() // 1_000_000)
+        return [number.to_bytes(16, "big") for number in range(first, first + length)]
 
     @staticmethod
     def _first(ms: int) -> int:
@@ -385,19 +385,24 @@ class QueueOptions:
         element = env.seal(raw_id + self._meta(raw_id, id, extra, ticket=beside.ticket(name, data)))
         return beside.checked(element, self.keys.body(name), data)
 
-    def elements(self, bodies: Iterable[Any], extra: env.Meta = PLAIN) -> tuple[list[bytes], list[bytes]]:
-        """The same for many, in order; if one of them cannot be encoded, for none. What is one body is refused."""
+    def parts(self, bodies: Iterable[Any], extra: env.Meta = PLAIN) -> tuple[list[bytes], Iterable[list[bytes]]]:
+        """The same for many, in order; if one of them cannot be encoded, for none: their ids, and the elements in
+        parts that one call may put. What is one body is refused."""
         if isinstance(bodies, str | bytes | Mapping):
             raise ConfigError(f"put_many({bodies!r:.80}): a list of bodies, or another iterable; for one: put")
-        data = encode_all(self.codec, list(bodies), self.max_body)
+        data, size = encode_all(self.codec, list(bodies), self.max_body)
         raw_ids = _IDS.many(len(data))
-        if sum(map(len, data)) <= self.large_from:
-            return raw_ids, self._seal_all(raw_ids, data, extra)
+        if size <= self.large_from:
+            elements = self._seal_all(raw_ids, data, extra)
+            around = len(elements[0]) - len(data[0]) + _TRACED if elements else 0
+            if 0 < len(elements) <= self.most_at_once and size + len(elements) * around <= defaults.SCRIPT_BYTES:
+                return raw_ids, [elements]
+            return raw_ids, chunks(elements, self.most_at_once)
         large = {i: body for i, body in enumerate(data) if len(body) > self.large_from}
         elements = self._seal_all(raw_ids, [b"" if i in large else body for i, body in enumerate(data)], extra)
         for i, body in large.items():
             elements[i] = self._large(raw_ids[i], body, extra=extra)
-        return raw_ids, elements
+        return raw_ids, chunks(elements, self.most_at_once)
 
     def _seal_all(self, ids: list[bytes], bodies: Sequence[bytes], extra: env.Meta) -> list[bytes]:
         return env.seal_all(ids, self._meta(extra=extra), bodies)

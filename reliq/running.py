@@ -352,9 +352,7 @@ class ThreadExecutor(Executor[S]):
                 error = raised
             now = clock()
             ran(took := now - slot.started_at)
-            if error is None and lease is None and slot.failed is not message:
-                if board is not None:
-                    board.finish(slot.index)
+            if board is None and error is None and lease is None:
                 message.state.finished.append(message)
                 slot.message = None
             else:

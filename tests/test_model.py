@@ -76,13 +76,14 @@ def test_one_and_many_elements_are_made_alike(codec: str | None) -> None:
     meta = {"c": "json"} if codec else {}
     with context.tracing("ab" * 16):
         traced = q.element(0)[1]
-    ids, elements = q.elements(iter(bodies))
+    ids, parts = q.parts(iter(bodies))
+    [elements] = parts
     for id, element, body in zip(ids, elements, bodies, strict=True):
         assert element == env.pack(id, q.codec.encode(body), meta)
     id, element = q.element(bodies[0])
     assert element == env.pack(id, q.codec.encode(bodies[0]), meta)
     assert env.unpack(traced).meta == {**meta, "t": "ab" * 16}
-    assert q.elements([]) == ([], [])
+    assert [list(found) for found in q.parts([])] == [[], []]
 
 
 def test_what_is_wrong_with_one_of_many_is_said() -> None:
@@ -92,7 +93,7 @@ def test_what_is_wrong_with_one_of_many_is_said() -> None:
         with pytest.raises(error) as one:
             q.element(bad)
         with pytest.raises(error) as many:
-            q.elements([1, bad, 2])
+            q.parts([1, bad, 2])
         assert str(one.value) == str(many.value)
 
 

@@ -98,7 +98,7 @@ class ConsumerState(Preparing):
         self._acked: list[Message] = []
         self._sent: list[Settle] = []
         self._twins: dict[bytes, list[Message]] = {}
-        #: What is held stands in the processing list in the same order, and alone: then a number says what is acked.
+        #: The processing list is what is held, in the same order: then a number says what is acked.
         self._in_step = True
         self._incoming: list[bytes] = []
         self._incoming_at = 0.0

@@ -180,11 +180,6 @@ def weight(element: bytes) -> int:
 
 def chunks(elements: list[bytes], most: int = defaults.SCRIPT_ELEMENTS) -> Iterator[list[bytes]]:
     """Split into what one script call may take, ``most`` of them; one over the limit of bytes goes alone."""
-    is_small = len(elements) <= most and sum(map(len, elements)) <= defaults.SCRIPT_BYTES
-    if is_small and Beside not in map(type, elements):
-        if elements:
-            yield elements
-        return
     start, size = 0, 0
     for end, element in enumerate(elements):
         if end > start and (end - start >= most or size + weight(element) > defaults.SCRIPT_BYTES):

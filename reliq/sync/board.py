@@ -12,7 +12,7 @@ import struct
 from typing import Final, NamedTuple
 
 _STATION: Final = struct.Struct("=128sQd")  # consumer name, client id of its bell, last confirmed trip
-#: The first id, station, started, timeout (0: none), and how many messages; then the other ids. Written in this order.
+#: First id, station, started, timeout (0: none), how many messages; then the other ids. Written in this order.
 _SLOT: Final = struct.Struct("=16sHddH")
 _COUNT_AT: Final = _SLOT.size - 2
 _ID: Final = 16

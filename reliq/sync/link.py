@@ -267,7 +267,7 @@ class Link:
             self.close()
         self.connect()
         replies = self._exchange([c.words() for c in commands], commands[0])
-        if not any([isinstance(reply, Exception) for reply in replies]):
+        if not [reply for reply in replies if isinstance(reply, Exception)]:
             return [self._understood(c, r) for c, r in zip(commands, replies, strict=True)]
         again = [i for i, r in enumerate(replies) if isinstance(r, redis.exceptions.NoScriptError)]
         if again:

@@ -251,15 +251,15 @@ class Queue:
         receipts: list[str] = []
         lane = model.lane(ordering_key, tenant, group, due)
         extra = model.extra(retry, expires, lane=lane, type=type, result=result, headers=headers)
-        ids, elements = to.options.elements(bodies, extra)
+        ids, parts = to.options.parts(bodies, extra)
         done = 0
-        for chunk in ops.chunks(elements, to.options.most_at_once):
-            part = ids[done : done + len(chunk)]
+        for elements in parts:
+            some = ids[done : done + len(elements)]
             try:
-                receipts += to._send(part, chunk, due, "", confirm, lane=lane)
+                receipts += to._send(some, elements, due, "", confirm, lane=lane)
             except (Refused, OutcomeUnknown) as error:
-                raise model.partly(error, ids, done, len(part)) from error
-            done += len(chunk)
+                raise model.partly(error, ids, done, len(some)) from error
+            done += len(elements)
         return [model.awaited(Receipt(receipt), to) for receipt in receipts] if result else receipts
 
     def _send(
