@@ -242,7 +242,8 @@ def extra(
     headers: Mapping[str, str] | None = None,
 ) -> env.Meta:
     """What a message carries of the words of its put; ConfigError if that is no policy, or cannot travel."""
-    if result is False and all(said is None for said in (retry, expires, lane, type, headers)):
+    is_plain = retry is None and expires is None and lane is None and type is None and headers is None
+    if is_plain and result is False:
         return PLAIN if only is None else only.meta
     meta: env.Meta = {} if only is None else dict(only.meta)
     if type is not None:
