@@ -71,7 +71,12 @@ class MsgpackCodec:
         return data
 
     def decode(self, data: bytes) -> Any:
-        return msgpack.unpackb(data, timestamp=3, strict_map_key=False, ext_hook=_unpack_other)
+        try:
+            return msgpack.unpackb(data, timestamp=3, strict_map_key=False, ext_hook=_unpack_other)
+        except (TypeError, OverflowError):  # msgpack has keys, and times, that Python cannot have as they stand
+            from reliq.core import kinds
+
+            return kinds.unpack_odd(data)
 
 
 class JsonCodec:

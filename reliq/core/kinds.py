@@ -6,6 +6,7 @@ Imported when the first such value is met: plain bodies never come here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -87,6 +88,36 @@ def _unpack(code: int, data: bytes, depth: int) -> Any:
     except Exception as error:
         raise _Nested(f"extension type {code} is a {name}, and its {len(data)} bytes are none: {error}") from error
     return frozenset(found) if code == FROZENSET else found
+
+
+def unpack_odd(data: bytes) -> Any:
+    """A body with keys that are lists, maps or sets, which a dict cannot have: they become tuples, tuples of pairs, and
+    frozensets. Or with times that are not in the years 1 to 9999 (UTC): they stay ``msgpack.Timestamp``."""
+
+    def as_map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        return {_firm(_time(key)): _time(value) for key, value in pairs}
+
+    def as_list(values: list[Any]) -> list[Any]:
+        return list(map(_time, values))
+
+    hooks: Any = {"ext_hook": unpack, "object_pairs_hook": as_map, "list_hook": as_list}
+    return _time(msgpack.unpackb(data, strict_map_key=False, **hooks))
+
+
+def _firm(key: Any) -> Any:
+    """What is equal to no other key, and can be one."""
+    if isinstance(key, list):
+        return tuple(map(_firm, key))
+    if isinstance(key, dict):
+        return tuple((name, _firm(value)) for name, value in key.items())
+    return frozenset(key) if isinstance(key, set) else key
+
+
+def _time(value: Any) -> Any:
+    if isinstance(value, msgpack.Timestamp):
+        with suppress(OverflowError):
+            return value.to_datetime()
+    return value
 
 
 def _text(code: int, text: str) -> Any:

@@ -178,6 +178,47 @@ def test_what_could_not_be_read_again_is_refused(body: Any) -> None:
         encode(MSGPACK, body, 1000)
 
 
+@dataclass(frozen=True)
+class Spot:
+    x: int
+    y: tuple[int, ...]
+
+
+_UTC = timezone.utc
+_EAST, _WEST = timezone(timedelta(hours=12)), timezone(-timedelta(hours=12))
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        pytest.param({(1, 2): [3, (4,)]}, {(1, 2): [3, [4]]}, id="a tuple"),
+        pytest.param([{((1,), 2): {(): 3}}], [{((1,), 2): {(): 3}}], id="tuples in tuples"),
+        pytest.param({(1, Spot(1, (2,))): 3}, {(1, (("x", 1), ("y", (2,)))): 3}, id="a dataclass"),
+        pytest.param(
+            {(1, 2): datetime(2030, 1, 2, 3, 4, 5, 678901, _UTC)},
+            {(1, 2): datetime(2030, 1, 2, 3, 4, 5, 678901, _UTC)},
+            id="beside a time",
+        ),
+        pytest.param(
+            {(1, datetime(2030, 1, 2, tzinfo=_UTC)): {Decimal(1)}},
+            {(1, datetime(2030, 1, 2, tzinfo=_UTC)): {Decimal(1)}},
+            id="with a time in it, beside a set",
+        ),
+        pytest.param(
+            [datetime.max.replace(tzinfo=_WEST), datetime.max.replace(tzinfo=_UTC)],
+            [msgpack.Timestamp(253402343999, 999999000), datetime.max.replace(tzinfo=_UTC)],
+            id="a time after the year 9999",
+        ),
+        pytest.param(
+            datetime.min.replace(tzinfo=_EAST), msgpack.Timestamp(-62135640000), id="a time before the year 1"
+        ),
+    ],
+)
+def test_what_python_cannot_have_as_it_stands_is_read_all_the_same(body: Any, read: Any) -> None:
+    """msgpack has keys that are arrays, and times of any year: whoever puts them gets no dead letter for it."""
+    assert decode({}, encode(MSGPACK, body, 1000), MSGPACK, JSON) == read
+
+
 @pytest.mark.parametrize(
     ("code", "data", "says"),
     [

@@ -125,12 +125,40 @@ def _extension(code: int, data: bytes) -> Any:
     return found
 
 
+def _firm(key: Any) -> Any:
+    if isinstance(key, dict):
+        key = [[*pair] for pair in key.items()]
+    return tuple(map(_firm, key)) if isinstance(key, list) else frozenset(key) if isinstance(key, set) else key
+
+
+def _in_python(value: Any) -> Any:
+    """As wire.md says of keys and times that Python has none of."""
+    if isinstance(value, list):
+        return [*map(_in_python, value)]
+    if isinstance(value, msgpack.Timestamp):
+        return value.to_datetime() if -62135596800 <= value.seconds < 253402300800 else value
+    return value
+
+
+def _unpacked(data: bytes) -> Any:
+    try:
+        return msgpack.unpackb(data, timestamp=3, strict_map_key=False, ext_hook=_extension)
+    except (TypeError, OverflowError):
+        read = msgpack.unpackb(
+            data,
+            strict_map_key=False,
+            ext_hook=_extension,
+            object_pairs_hook=lambda pairs: {_firm(_in_python(key)): _in_python(value) for key, value in pairs},
+        )
+        return _in_python(read)
+
+
 def _decoded(end: str, data: bytes, codec: Any) -> tuple[str, Any]:
     try:
         if codec == "json":
             return end, json.loads(data)
         if codec == "msgpack":
-            return end, msgpack.unpackb(data, timestamp=3, strict_map_key=False, ext_hook=_extension)
+            return end, _unpacked(data)
     except Exception:
         return "UNDECODABLE", None
     return (end, data) if codec == "bytes" else ("UNDECODABLE", None)
