@@ -91,7 +91,7 @@ def _unpack(code: int, data: bytes, depth: int) -> Any:
 
 
 def unpack_odd(data: bytes) -> Any:
-    """A body with keys that are lists, maps or sets, which a dict cannot have: they become tuples, tuples of pairs, and
+    """A body with keys that are lists, maps or sets, which no dict has: they become tuples, tuples of pairs, and
     frozensets. Or with times that are not in the years 1 to 9999 (UTC): they stay ``msgpack.Timestamp``."""
 
     def as_map(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
