@@ -15,12 +15,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.docs import documents
+from tests.docs.documents import ROOT
 
 ROUND = "faults/test_rounds.py::test_nothing_is_lost_and_every_invariant_is_kept"
 BROKEN = "faults/test_checker.py::test_a_broken_build_turns_the_checker_red"
@@ -720,12 +720,12 @@ HARD: dict[int, list[Clause]] = {
     ],
 }
 
-README_SAYS = {
+DOCUMENTS_SAY = {
     2: "puts of that time can be gone, acked messages can appear again, and fences may repeat",
     20: "it takes is gone, and order is too",
     21: "within the lease (15 s) plus the time between two passes",
 }
-"""What a case wants the README to say."""
+"""What a case wants README.md, or a document in docs/, to say."""
 
 # -- the README's table -------------------------------------------------------------------------------------
 
@@ -966,15 +966,15 @@ def test_no_case_is_left_out() -> None:
     assert sorted(HARD) == list(range(1, 22))
 
 
-def test_the_readme_says_what_cases_want_it_to_say() -> None:
+def test_the_documents_say_what_cases_want_them_to_say() -> None:
     """A limit that only the tests know is a trap."""
-    text = " ".join((ROOT / "README.md").read_text().split())
-    assert [case for case, words in README_SAYS.items() if words not in text] == []
+    text = " ".join(documents.everything().split())
+    assert [case for case, words in DOCUMENTS_SAY.items() if words not in text] == []
 
 
 def rows() -> dict[str, list[str]]:
     """The README's table of promises: what happens -> the files that it names."""
-    section = (ROOT / "README.md").read_text().partition("\n## Promises\n")[2].partition("\n## ")[0]
+    section = documents.README.read_text("utf-8").partition("\n## Promises\n")[2].partition("\n## ")[0]
     lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| ")]
     return {line[0].strip(): re.findall("`tests/([^`]+)`", line[2]) for line in lines[1:]}
 

@@ -1,19 +1,18 @@
-"""What the README says about the code is what the code says. Run as a program: print the table of defaults, or
+"""What the documents say about the code is what the code says. Run as a program: print the table of defaults, or
 with ``settings`` that of settings."""
 
 from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 
 import yaml
 
 from reliq import Settings, settings
 from reliq.defaults import TABLE, Default
+from tests.docs.documents import ROOT, everything
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
+TEXT = everything()
 
 
 def shown(default: Default) -> str:
@@ -25,14 +24,14 @@ def shown(default: Default) -> str:
 
 
 def table() -> str:
-    """The README's table of defaults."""
+    """The documents' table of defaults."""
     rows = [f"| {d.name} | {shown(d)} | {d.reason} |" for d in TABLE]
     return "\n".join(["| default | value | why |", "|---|---|---|", *rows])
 
 
 def test_table_of_defaults() -> None:
-    """The README's table is the one in reliq/defaults.py."""
-    assert table() in README, f"the table in README.md should be:\n\n{table()}\n"
+    """It is the one in reliq/defaults.py."""
+    assert table() in TEXT, f"the table of defaults should be:\n\n{table()}\n"
 
 
 def as_written(value: object) -> str:
@@ -43,19 +42,19 @@ def as_written(value: object) -> str:
 
 
 def settings_table() -> str:
-    """The README's table of settings."""
+    """The documents' table of settings."""
     rows = [f"| `{row.name}` | {as_written(row.default)} | {row.about} |" for row in settings.TABLE.values()]
     return "\n".join(["| setting | default | what |", "|---|---|---|", *rows])
 
 
 def test_table_of_settings() -> None:
-    """The README's table is the one in reliq/settings."""
-    assert settings_table() in README, f"the table in README.md should be:\n\n{settings_table()}\n"
+    """It is the one in reliq/settings."""
+    assert settings_table() in TEXT, f"the table of settings should be:\n\n{settings_table()}\n"
 
 
 def test_example_of_yaml() -> None:
-    """What the README shows is read; only the file of the password is not here."""
-    said = [yaml.safe_load(block) for block in re.findall("```yaml\n(.*?)```", README, re.DOTALL)]
+    """What is shown is read; only the file of the password is not here."""
+    said = [yaml.safe_load(block) for block in re.findall("```yaml\n(.*?)```", TEXT, re.DOTALL)]
     [record] = [each for each in said if isinstance(each, dict) and "pool_size" in each]
     assert record.pop("password_file")
     found = Settings.of(record)
@@ -63,8 +62,8 @@ def test_example_of_yaml() -> None:
 
 
 def test_named_files_exist() -> None:
-    """Every file that the README names is there: those of the tests, of the scripts and of the code."""
-    named = re.findall(r"\b(?:tests|scripts|reliq)/[\w/]+(?:\.\w+)?", README)
+    """Every file that a document names is there: those of the tests, of the scripts and of the code."""
+    named = re.findall(r"\b(?:tests|scripts|reliq)/[\w/]+(?:\.\w+)?", TEXT)
     assert len(named) > 10
     for name in named:
         assert (ROOT / name).exists(), name

@@ -1,4 +1,4 @@
-"""Every code block of the README runs, on a private server, in a folder and a HOME of its own."""
+"""Every code block of the documents runs, on a private server, in a folder and a HOME of its own."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pytest
 
 from tests.docs import blocks
 from tests.docs.blocks import BadBlock, Section, sections
+from tests.docs.documents import DOCUMENTS, name
 from tests.servers import NO_SERVER, RedisServer, find_servers
 
-ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
 SAMPLE = Path(__file__).with_name("sample.md")
 SECONDS = 120
 """One section may take this long; a block that never ends is a failure."""
@@ -28,10 +27,6 @@ def private_server() -> Iterator[RedisServer]:
     assert binaries, NO_SERVER
     with RedisServer(binaries[-1]) as running:
         yield running
-
-
-def of_file(path: Path) -> list[Section]:
-    return sections(path) if path.exists() else []
 
 
 def run(path: Path, section: Section, folder: Path, url: str) -> subprocess.CompletedProcess[str]:
@@ -62,16 +57,20 @@ def assert_runs(path: Path, section: Section, folder: Path, url: str) -> None:
     assert done.returncode == 0, f"{path.name}, section {section.title!r}:\n{done.stdout}"
 
 
-# Without a README there is nothing to collect yet; an empty list would make pytest report a skipped test.
-if README.exists():
+@pytest.mark.parametrize(
+    ("path", "section"),
+    [
+        pytest.param(path, section, id=f"{name(path)}: {section.title}")
+        for path in DOCUMENTS
+        for section in sections(path)
+    ],
+)
+def test_documents(path: Path, section: Section, tmp_path: Path, own_server: RedisServer) -> None:
+    """A reader who types this section into a shell and a Python gets through it."""
+    assert_runs(path, section, tmp_path, own_server.url)
 
-    @pytest.mark.parametrize("section", of_file(README), ids=lambda section: section.title)
-    def test_readme(section: Section, tmp_path: Path, own_server: RedisServer) -> None:
-        """A reader who types this section into a shell and a Python gets through it."""
-        assert_runs(README, section, tmp_path, own_server.url)
 
-
-@pytest.mark.parametrize("section", of_file(SAMPLE), ids=lambda section: section.title)
+@pytest.mark.parametrize("section", sections(SAMPLE), ids=lambda section: section.title)
 def test_sample(section: Section, tmp_path: Path, private_server: RedisServer) -> None:
     """Blocks run in order with shared names, `no-run` blocks don't, and a section starts afresh."""
     assert_runs(SAMPLE, section, tmp_path, private_server.url)
