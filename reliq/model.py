@@ -287,7 +287,7 @@ def _deadline(expires: object) -> int:
     if isinstance(expires, int | float) and not isinstance(expires, bool) and 0 < expires < 1e10:
         return time.time_ns() // 1_000_000 + round(expires * 1000)
     raise ConfigError(
-        f"put(expires={expires!r}): seconds from now, above 0, or a datetime with a zone, such as "
+        f"put(expires={expires!r}): give seconds from now, above 0, or a datetime with a zone, such as "
         "datetime.now(timezone.utc) + …"
     )
 

@@ -33,6 +33,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--delay", type=filters.seconds, metavar="SECONDS", help="ready after so long; or 15m, 2h")
     add("--at", metavar="TIME", help="ready at this time: 2030-01-31T08:00:00+01:00")
     add("--type", metavar="TYPE", help="a word: which of a worker's handlers it is for")
+    add("--expires", type=filters.seconds, metavar="SECONDS", help="after so long no attempt begins; or 15m, 2h")
+    add("--ordering-key", metavar="KEY", help="messages with one key are handled one at a time, in this order")
+    add("--tenant", metavar="NAME", help="whose it is: each tenant gets its share")
+    add("--unique", metavar="KEY", help="put nothing if a message with this key waits, or is at work")
     add("--id", help="an id of your own: the same within an hour adds no second copy")
 
 
@@ -52,11 +56,19 @@ def run(args: argparse.Namespace) -> int:
     data = sys.stdin.buffer.read() if args.body == "-" else args.body.encode(errors="surrogateescape")
     body = reader.body(data, "BODY")
     try:
-        ids: list[str] = [queue.put(body, id=args.id, delay=args.delay, at=at, type=args.type)]
+        receipt = queue.put(body, id=args.id, unique=args.unique, **_words(args, at))
     except OutcomeUnknown as error:
         raise _doubtful(args, error) from error
-    _print(args, queue, ids)
+    if not receipt.added:
+        failure.say(f"nothing was put: message {receipt} has the key {args.unique!r}")
+    _print(args, queue, [receipt])
     return FINE
+
+
+def _words(args: argparse.Namespace, at: datetime | None) -> dict[str, Any]:
+    """What the command line says of each message."""
+    said = {"delay": args.delay, "at": at, "type": args.type, "expires": args.expires}
+    return {**said, "ordering_key": args.ordering_key, "tenant": args.tenant}
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -67,6 +79,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("put --lines reads its bodies from stdin; leave BODY out")
     if args.lines and args.id is not None:
         raise ConfigError("put --lines puts many messages and --id names one; leave one of them out")
+    if args.lines and args.unique is not None:
+        raise ConfigError("put --lines puts many messages and --unique lets one of them in; leave one of them out")
     if not args.lines and args.body is None:
         raise ConfigError("""put needs a BODY, as in: reliq put --queue emails '{"to": "ada"}'; - reads stdin""")
 
@@ -117,7 +131,7 @@ def _put_lines(args: argparse.Namespace, queue: Queue, reader: Reader, at: datet
     try:
         for first, lines in _batches(sys.stdin.buffer):
             bodies, wrong = reader.bodies(lines, first)
-            ids += _shown(args, queue.put_many(bodies, delay=args.delay, at=at, type=args.type))
+            ids += _shown(args, queue.put_many(bodies, **_words(args, at)))
             if wrong is not None:
                 raise ConfigError(f"{wrong}. The lines before it are in, no line after it is")
     except PutManyError as error:

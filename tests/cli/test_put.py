@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from reliq.core import expiry
 from reliq.core.scripts import put, register
 from tests.cli.conftest import Commands, environment
 from tests.faults.proxy import FaultProxy, drop_reply
@@ -184,6 +185,32 @@ def test_own_id_adds_no_second_copy(commands: Commands) -> None:
     second = commands.process("put", "--queue", "emails", "1", "--id", "order-17")
     assert first.out == second.out
     assert bodies(commands, "emails") == [1]
+
+
+def test_one_per_key(commands: Commands) -> None:
+    """A second one is not put, which is no failure: the id is that of the message which is there."""
+    first = commands("put", "--queue", "emails", "1", "--unique", "ada")
+    again = commands("put", "--queue", "emails", "2", "--unique", "ada")
+    assert (first.status, first.err, again.status, again.out) == (0, "", 0, first.out)
+    assert f"nothing was put: message {first.out.strip()} has the key 'ada'" in again.err
+    assert bodies(commands, "emails") == [1]
+    refused = commands("put", "--queue", "emails", "--lines", "--unique", "ada", stdin=b"3\n")
+    assert (refused.status, "--unique" in refused.error) == (2, True)
+
+
+def test_what_is_said_of_each(commands: Commands) -> None:
+    """When it expires, whose it is, and behind which others it waits: of one and of lines."""
+    words = ("--expires", "2h", "--ordering-key", "ada", "--tenant", "acme")
+    assert commands("put", "--queue", "emails", "1", *words).status == 0
+    assert commands("put", "--queue", "emails", "--lines", *words, stdin=b"2\n3\n").status == 0
+    assert commands("put", "--queue", "emails", "--expires", "0", "4").status == 2
+    found = []
+    with commands.queue("emails") as q, q.consumer(until_empty=True) as consumer:
+        for lease in consumer:
+            with lease:
+                meta = lease._message.envelope.meta
+                found.append((lease.body, meta["o"], meta["m"], expiry.KEY in meta))
+    assert found == [(n, "ada", "acme", True) for n in (1, 2, 3)]
 
 
 def test_new_queue_beside_a_similar_one(commands: Commands) -> None:
