@@ -31,6 +31,8 @@ from reliq.working import Stationed
 
 #: So long coroutines that never wait may run one after the other before the event loop has its turn, seconds.
 _TURN: Final = 0.002
+#: So long a handler that is cancelled may take to end, seconds.
+AT_ONCE: Final = 0.25
 S = TypeVar("S", bound=Stationed)
 T = TypeVar("T")
 
@@ -469,6 +471,11 @@ class CoroutineExecutor(Executor[S]):
         for slot in self.slots:
             if slot.task is not None:
                 slot.task.cancel()
+
+    async def ended(self) -> None:
+        """Wait for what was cancelled, if it comes to its end at once."""
+        if tasks := [slot.task for slot in self.slots if slot.task is not None]:
+            await asyncio.wait(tasks, timeout=AT_ONCE)
 
 
 def _task_maker(loop: asyncio.AbstractEventLoop) -> Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]:

@@ -282,6 +282,9 @@ class Loop(Working[Station]):
         if self._sweeper is not None:
             await self._sweeper.stop()
         await self._ticker.stop()
+        if (tasks := self._executors.get(True)) is not None:
+            assert isinstance(tasks, TaskExecutor)
+            await tasks.ended()  # they may want what the lifespan has given them
         await self._life.aclose()
         log.info("worker stopped")
 

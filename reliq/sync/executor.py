@@ -16,12 +16,12 @@ from reliq.core.pace import Pace
 from reliq.core.verdict import describe
 from reliq.logging import log
 from reliq.ranking import Lines
-from reliq.running import Board, CoroutineExecutor
+from reliq.running import AT_ONCE, Board, CoroutineExecutor
 from reliq.sync.station import Station
 
 T = TypeVar("T")
-#: So long a handler that is cancelled may take to end, seconds.
-_AT_ONCE: Final = 0.05
+#: What was called into the event loop before its end gets its turn for so many seconds.
+_LAST: Final = 0.05
 #: An event loop that has not got to its next task after so many seconds is blocked.
 _BLOCKED: Final = 2.0
 
@@ -84,16 +84,15 @@ class AsyncExecutor(CoroutineExecutor[Station]):
         """Cancel what still runs, and let it come to its end, if it does so at once."""
         cut = asyncio.run_coroutine_threadsafe(self._cut(), self._loop)
         with suppress(concurrent.futures.TimeoutError):  # a handler blocks the event loop
-            cut.result(4 * _AT_ONCE)
+            cut.result(2 * AT_ONCE)
 
     async def _cut(self) -> None:
         self.cancel()
-        if tasks := [slot.task for slot in self.slots if slot.task is not None]:
-            await asyncio.wait(tasks, timeout=_AT_ONCE)
+        await self.ended()
 
     def close(self) -> None:
         """End the event loop."""
-        self._loop.call_soon_threadsafe(self._loop.call_later, _AT_ONCE, self._loop.stop)
+        self._loop.call_soon_threadsafe(self._loop.call_later, _LAST, self._loop.stop)
         self._thread.join(1.0)
         if not self._thread.is_alive():
             self._loop.close()

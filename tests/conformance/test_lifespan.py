@@ -108,6 +108,7 @@ async def test_told_to_stop(sh: Shell, redis: redis_py.Redis, kind: str) -> None
         try:
             await asyncio.sleep(60)
         finally:
+            await asyncio.sleep(0.02)  # it tidies up
             begun.append((body, "cut", len(life.saw)))
 
     await sh(q.put_many(range(3)))
