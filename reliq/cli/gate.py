@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from reliq.cli import logs, text
+from reliq.cli import failure, logs, text
 from reliq.cli.failure import FINE
 from reliq.cli.place import Place
 from reliq.cli.verb import Verb
+from reliq.core import flows
 from reliq.errors import ConfigError
 from reliq.sync.queue import Queue
 
@@ -51,13 +52,26 @@ def drain(args: argparse.Namespace) -> int:
     """Let a queue take no more puts; with --wait, until nothing is left."""
     status = _done(args, lambda queue: queue.drain(by=args.by or "reliq drain"))
     if args.wait:
-        queue, seen = Place.of(args).one(args.queue), None
-        while sum((size := queue.size())[:3]):  # dead letters stay
-            if size != seen and not args.json:
-                print(f"{size.ready:,} ready, {size.doing:,} in hand, {size.later:,} later", flush=True)
-            seen = size
-            time.sleep(_LOOK)
+        _wait(args, Place.of(args).one(args.queue))
     return status
+
+
+def _wait(args: argparse.Namespace, queue: Queue) -> None:
+    """Until nothing is left, and say once that nobody is at it, if that is so."""
+    seen, is_told = None, False
+    while sum((size := queue.size())[:3]):  # dead letters stay
+        if size != seen and not args.json:
+            print(f"{size.ready:,} ready, {size.doing:,} in hand, {size.later:,} later", flush=True)
+        elif size == seen and not is_told and not _is_attended(queue):
+            failure.say(f"nobody works on queue {queue.name!r}: start a worker, and this ends when it is through")
+            is_told = True
+        seen = size
+        time.sleep(_LOOK)
+
+
+def _is_attended(queue: Queue) -> bool:
+    consumers = queue.links.flow(flows.consumers_g(queue.options.keys))
+    return any(c.lease_ms > 0 and not (c.dead or c.quiet) for c in consumers)
 
 
 def resume(args: argparse.Namespace) -> int:

@@ -50,6 +50,18 @@ def test_drain(commands: Commands) -> None:
         assert commands("resume").out == "emails: open\n"
 
 
+def test_drain_that_nobody_works_on(commands: Commands) -> None:
+    """It says so, once, and ends all the same when somebody has come."""
+    with commands.queue("emails") as queue:
+        queue.put(1)
+        with commands.start("drain", "--wait") as waiting:
+            assert waiting.stderr is not None
+            said = waiting.stderr.readline()
+            assert said.startswith("reliq: nobody works on queue 'emails': start a worker")
+            work_off(queue)
+            assert waiting.wait(20) == 0
+
+
 def test_limit(commands: Commands) -> None:
     """Rates by the second, minute, hour and day; without words it shows, --off takes away."""
     with commands.queue("emails") as queue:
