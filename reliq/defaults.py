@@ -1,4 +1,4 @@
-"""Every default of reliq, each with its unit and its reason. The README prints this table."""
+"""Every default of reliq, each with its unit and its reason. docs/settings.md prints this table."""
 
 from __future__ import annotations
 

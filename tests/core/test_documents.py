@@ -94,7 +94,7 @@ def test_names_are_right() -> None:
 
 
 def test_the_ledger_is_as_long_as_the_defaults_say() -> None:
-    """The README prints the length from the defaults; every script that writes events uses it."""
+    """docs/settings.md prints the length from the defaults; every script that writes events uses it."""
     lengths = [
         int(number)
         for path in sorted((CORE / "lua").glob("*.lua"))

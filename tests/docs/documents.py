@@ -7,7 +7,8 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 README: Final = ROOT / "README.md"
-DOCUMENTS: Final = [README, *sorted((ROOT / "docs").glob("*.md"))]
+DOCS: Final = ROOT / "docs"
+DOCUMENTS: Final = [README, *sorted(DOCS.glob("*.md"))]
 
 
 def name(path: Path) -> str:

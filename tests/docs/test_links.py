@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import pytest
 from markdown_it import MarkdownIt
 
-from tests.docs.documents import DOCUMENTS, ROOT, name
+from tests.docs.documents import DOCS, DOCUMENTS, README, ROOT, name
 
 BESIDE = [
     ROOT / "CHANGELOG.md",
@@ -64,6 +64,17 @@ def broken(path: Path) -> list[str]:
 def test_every_link_leads_somewhere(path: Path) -> None:
     """Relative links name files and folders of the project, and anchors headings of the file."""
     assert broken(path) == []
+
+
+def test_each_document_is_led_to_and_leads_back() -> None:
+    """README.md names all of docs/; each says first, in one paragraph, whom it is for, and leads back."""
+    named = {link for link in links(README) if re.fullmatch(r"docs/\w+\.md", link)}
+    assert named == {name(path) for path in DOCUMENTS if path != README}
+    for path in DOCS.glob("*.md"):
+        title, first, *_ = path.read_text("utf-8").split("\n\n")
+        assert title.startswith("# "), name(path)
+        assert first.startswith("For "), name(path)
+        assert "](../README.md" in first, name(path)
 
 
 def test_a_broken_link_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What rounds have shown: one row for each kind of fault, of one run or summed over several.
 
     Results.text()       for a terminal
-    Results.markdown()   for the README
+    Results.markdown()   for docs/proof.md
     Results.json()       for ``scripts/faults --sum``, which reads it again
 
 What was not run is a named skip and never a pass; a round that could not be played is counted, and no pass either.

@@ -73,7 +73,7 @@ def test_one_table_with_named_skips() -> None:
 
 
 def test_the_same_as_markdown() -> None:
-    """For the README: as many cells in each line as there are headings."""
+    """For docs/proof.md: as many cells in each line as there are headings."""
     lines = results(7, KEPT, skipped={"valkey": "no such server at hand"}).markdown().splitlines()
     table = lines[: lines.index("")]
     assert table[0] == "| " + " | ".join(HEADINGS) + " |"

@@ -1,4 +1,4 @@
-"""The blocks of the README's "Where it runs", by the file that each names first; and how to run them."""
+"""The blocks of docs/deployment.md, by the file that each names first; and how to run them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
-[SECTION] = re.findall(r"^## Where it runs\n(.*?)(?=^## )", README, re.MULTILINE | re.DOTALL)
+from tests.docs.documents import DOCS, ROOT
+
+DEPLOYMENT = (DOCS / "deployment.md").read_text("utf-8")
 BLOCKS: dict[str, str] = {
     name: source
-    for source, name in re.findall(r"^```[^\n]+\n(# ([\w/.-]+).*?)^```", SECTION, re.MULTILINE | re.DOTALL)
+    for source, name in re.findall(r"^```[^\n]+\n(# ([\w/.-]+).*?)^```", DEPLOYMENT, re.MULTILINE | re.DOTALL)
 }
-COMMANDS: list[str] = re.findall(r"^\$ (.*)$", SECTION, re.MULTILINE)
+COMMANDS: list[str] = re.findall(r"^\$ (.*)$", DEPLOYMENT, re.MULTILINE)
 
 
 def write(folder: Path, *names: str) -> None:
@@ -33,7 +33,7 @@ def write(folder: Path, *names: str) -> None:
 
 
 def command(program: str) -> list[str]:
-    """The one command of the section that begins so."""
+    """The one command of the document that begins so."""
     [line] = [line for line in COMMANDS if line.startswith(program)]
     return line.split()
 

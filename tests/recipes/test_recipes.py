@@ -1,4 +1,4 @@
-"""What the README says of Django, Starlette, gunicorn, notebooks, containers, systemd and cron, as it stands."""
+"""The recipes of docs/deployment.md as they stand: web frameworks, notebooks, containers, systemd and cron."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ import reliq
 from reliq import defaults
 from reliq.cli import worker as worker_verb
 from reliq.cli.program import VERBS
-from tests.recipes.recipes import BLOCKS, ROOT, command, environment, free_port, running, write
+from tests.docs.documents import ROOT
+from tests.recipes.recipes import BLOCKS, command, environment, free_port, running, write
 from tests.servers import RedisServer
 
 JOBS = """

@@ -1,4 +1,4 @@
-"""The README's "Doing it twice without harm", as it stands, while what it is against happens."""
+"""What docs/idempotency.md shows, as it stands, while what it is against happens."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 import reliq
+from tests.docs.documents import DOCS
 from tests.faults.lab import wait_until
-from tests.recipes.recipes import README, environment, running
+from tests.recipes.recipes import environment, running
 from tests.servers import RedisServer
 
-[SECTION] = re.findall(r"^## Doing it twice without harm\n(.*?)(?=^## )", README, re.MULTILINE | re.DOTALL)
-BLOCKS: list[str] = re.findall(r"^```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
+IDEMPOTENCY = (DOCS / "idempotency.md").read_text("utf-8")
+BLOCKS: list[str] = re.findall(r"^```python\n(.*?)^```", IDEMPOTENCY, re.MULTILINE | re.DOTALL)
 PAYMENTS = 120
 
 
@@ -37,7 +38,7 @@ def test_a_zombies_write_is_refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RELIQ_URL", own_server.url)
     recipe: dict[str, Any] = {}
-    exec(block("shop.db"), recipe)  # the README's own code
+    exec(block("shop.db"), recipe)  # the document's own code
     q, label, db = recipe["q"], recipe["label"], recipe["db"]
     q.put({"address": "from the queue"})
     keys, redis = q.options.keys, own_server.client()

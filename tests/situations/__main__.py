@@ -1,4 +1,4 @@
-"""Bring all situations about and write into the README what was seen: `python -m tests.situations`."""
+"""Bring all situations about and write into docs/situations.md what was seen: `python -m tests.situations`."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from pathlib import Path
 
 import pytest
 
-os.environ["UPDATE_README"] = "1"
+os.environ["UPDATE_EXCERPTS"] = "1"
 sys.exit(pytest.main([str(Path(__file__).parent), *sys.argv[1:]]))

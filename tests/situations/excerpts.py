@@ -1,8 +1,8 @@
-"""Excerpts of output in the README, and what it was really like.
+"""Excerpts of output in docs/situations.md, and what it was really like.
 
 An excerpt stands behind a line `<!-- situation: NAME -->`, in a block of text. A test that has brought the
 situation about gives its output to ``check``, which compares the two, without what differs from one time to the
-next. With UPDATE_README=1 (`python -m tests.situations`) it writes there what was seen.
+next. With UPDATE_EXCERPTS=1 (`python -m tests.situations`) it writes there what was seen.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.docs.documents import DOCS
 from tests.situations.shop import Result
 
-README: Final = Path(__file__).resolve().parents[2] / "README.md"
-UPDATES: Final = bool(os.environ.get("UPDATE_README"))
+DOCUMENT: Final = DOCS / "situations.md"
+UPDATES: Final = bool(os.environ.get("UPDATE_EXCERPTS"))
 #: What differs, and how it is shown in a comparison.
 _MASKS: Final = (
     (r"\b[0-9a-f]{32}\b", "ID"),
@@ -56,12 +57,12 @@ def between(out: str, first: str, last: str) -> str:
 def check(name: str, seen: Result, folder: Path, parts: Sequence[str] = ()) -> None:
     """Compare the excerpt of this name with what was seen: the whole output, or parts of it."""
     text = presentable("\n".join([f"$ {seen.command}", *(parts or [seen.out])]), folder)
-    readme = README.read_text("utf-8")
+    document = DOCUMENT.read_text("utf-8")
     block = re.compile(rf"(<!-- situation: {re.escape(name)} -->\n\n?```text\n)(.*?)(\n```\n)", re.DOTALL)
-    shown = block.search(readme)
-    assert shown, f"README.md has no block of text behind <!-- situation: {name} -->"
+    shown = block.search(document)
+    assert shown, f"docs/situations.md has no block of text behind <!-- situation: {name} -->"
     if UPDATES:
         if masked(shown[2]) != masked(text):
-            README.write_text(block.sub(lambda match: match[1] + text + match[3], readme), "utf-8")
+            DOCUMENT.write_text(block.sub(lambda match: match[1] + text + match[3], document), "utf-8")
         return
     assert masked(shown[2]) == masked(text), f"run python -m tests.situations, or mend what is wrong:\n{text}"

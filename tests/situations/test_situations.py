@@ -1,6 +1,6 @@
-"""The ten situations of the README's "When something is wrong": each is brought about for real, the one command is
-run as a user runs it, names the reason, and what it says to do next is done and helps. Where the command's output
-stands in the README, it is compared."""
+"""The ten situations of docs/situations.md: each is brought about for real, the one command is run as a user runs
+it, names the reason, and what it says to do next is done and helps. Where the command's output stands there, it is
+compared."""
 
 from __future__ import annotations
 
