@@ -63,7 +63,7 @@ class Tripping:
         """Whether the trip has to be made again, with all of its acks by name."""
         if reply[0] != b"spell":
             return False
-        self.state.spell()
+        self.state.spell(reply)
         return True
 
     def _held(self, reply: list[Any]) -> QueueHeld:

@@ -63,7 +63,7 @@ class Engine(Tripping):
                 reply, sent_at = await self._under_way() or await self._run(lambda now: self.state.trip(want, now))
                 if self._is_over(reply, sent_at):
                     reply, sent_at = await self._end_hold()
-                if self._unclear(reply):
+                while self._unclear(reply):
                     reply, sent_at = await self._run(lambda now: self.state.trip(want, now))
             except (Refused, OutcomeUnknown) as error:
                 self._note_down(error)

@@ -61,14 +61,15 @@ class Command(NamedTuple):
         """The reply as the caller wants it. OutcomeUnknown if this is no reply that the command can have."""
         try:
             if isinstance(self.verb, Script) and not self.verb.fits(reply[0] if self.after else reply):
-                raise self._nonsense(reply)
+                raise self.nonsense(reply)
             return reply if self.parse is None else self.parse(reply)
         except ReliqError:
             raise
         except Exception as error:
-            raise self._nonsense(reply) from error
+            raise self.nonsense(reply) from error
 
-    def _nonsense(self, reply: Any) -> OutcomeUnknown:
+    def nonsense(self, reply: Any) -> OutcomeUnknown:
+        """What is to be raised of a reply that the command cannot have."""
         what = f"queue {self.queue!r}: {self.name}" if self.queue else self.name
         return OutcomeUnknown(
             f"{what}: {repr(reply)[:100]} came for an answer, which it cannot be; it may have run. Look for what "

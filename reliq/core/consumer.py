@@ -38,6 +38,8 @@ from reliq.errors import DecodeError
 
 #: The duty that a trip gives which is no sweep: fire the ticks that are due.
 FIRE: Final = 3
+#: Where a trip says how many acks it makes, in its arguments; what it acks comes behind that.
+_ACKS: Final = 11
 
 
 class Answer(NamedTuple):
@@ -179,8 +181,7 @@ class ConsumerState(Preparing):
         self._sent = [s for s in settles if s.verb == ACK] + others
 
     def _build(self, want: int) -> Command:
-        acks = [message.element for message in self._acked]
-        acks += [settle.message.element for settle in self._sent if settle.verb == ACK]
+        acks = self._acks()
         # Another connection may reach a server that was rolled back: then the whole list is asked for.
         asks_for_all = self._announce or bool(self.bodies.missing)
         number, named = len(acks), acks
@@ -233,6 +234,11 @@ class ConsumerState(Preparing):
             *told,
         )
         return Command(scripts.trip, keys, tuple(args), idempotent=True, queue=k.queue)
+
+    def _acks(self) -> list[bytes]:
+        """The elements that this trip acks: those for whose answer nobody waits come first."""
+        acks = [message.element for message in self._acked]
+        return acks + [settle.message.element for settle in self._sent if settle.verb == ACK]
 
     def _last_of(self, ended: list[bytes]) -> Callable[[bytes], bool]:
         """Whether no equal message stays in hand when all of these have gone."""
@@ -511,9 +517,16 @@ class ConsumerState(Preparing):
         """The unanswered trip was not executed: the next one says the same, and what has come up since."""
         self._outstanding = None
 
-    def spell(self) -> None:
-        """It was not executed, since the list there is another one than it seemed: the next one names all acks."""
-        self._outstanding, self._in_step = None, False
+    def spell(self, reply: list[Any]) -> None:
+        """It was not executed, since the list there is another one than it seemed: it is made again as it was, but
+        names all of its acks. OutcomeUnknown if it has done so: then this is no reply to it."""
+        trip = self._outstanding
+        assert trip is not None
+        if int(trip.args[_ACKS]) >= 0:
+            raise trip.nonsense(reply)
+        acks = self._acks()
+        self._outstanding = trip._replace(args=(*trip.args[:_ACKS], len(acks), *acks, *trip.args[_ACKS + 3 :]))
+        self._in_step = False
 
     # -- what the shell asks ----------------------------------------------------------------------------
 

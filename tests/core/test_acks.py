@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from reliq.core import trace
+from reliq.core.command import Command
 from reliq.core.message import Message
+from reliq.errors import OutcomeUnknown
 from tests.core.test_consumer import Pair, bodies, element, elements
 
 
@@ -86,8 +89,9 @@ def test_a_list_that_was_changed_by_hand(what: str) -> None:
     pair.state.finished.extend(messages)
     command = pair.state.trip(5, pair.now)
     assert int(command.args[11]) == -3
-    assert pair.server.run(command)[0] == b"spell"
-    pair.state.spell()
+    reply = pair.server.run(command)
+    assert reply[0] == b"spell"
+    pair.state.spell(reply)
     again = pair.state.trip(5, pair.now)
     assert (again.args[1], again.args[5], again.args[11]) == (command.args[1], 5, 3)
     answer = pair.state.answered(pair.server.run(again), pair.now)
@@ -95,9 +99,49 @@ def test_a_list_that_was_changed_by_hand(what: str) -> None:
     assert pair.doing == ([element(9)] if what == "replaced" else [])
 
 
-def test_what_comes_up_meanwhile_goes_along() -> None:
-    """A trip that was not executed is made anew, with what has finished since behind what it said."""
+def spelled(pair: Pair, meanwhile: Sequence[Message] = ()) -> tuple[Command, Command]:
+    """The next trip, which acks by number, and how it is made again; what is finished between the two."""
+    command = pair.state.trip(5, pair.now)
+    assert int(command.args[11]) < 0
+    pair.doing.reverse()
+    reply = pair.server.run(command)
+    assert reply[0] == b"spell"
+    pair.state.spell(reply)
+    pair.state.finished.extend(meanwhile)
+    return command, pair.state.trip(9, pair.now)
+
+
+def test_what_else_a_trip_says_is_said_again() -> None:
+    """Reports of progress and steps of traced messages are taken from where they wait when a trip is made."""
     pair, messages = with_messages(4)
-    assert said(pair, messages[:2])[0] == -2
-    pair.state.spell()
-    assert said(pair, messages[2:3]) == (3, elements(3))
+    pair.state.results.report(messages[3], b"50 %")
+    pair.state.steps.append(trace.Step(trace.DELIVER, messages[3].id, "", 0.0, lambda: 0.0))
+    pair.state.finished.extend(messages[:3])
+    command, again = spelled(pair)
+    assert "report" in command.args
+    assert "trace" in command.args
+    assert again == command._replace(args=(*command.args[:11], 3, *elements(3), *command.args[14:]))
+
+
+def test_what_comes_up_meanwhile_waits() -> None:
+    """For the next trip: should an older copy of this one run after all, what it did is what this one does."""
+    pair, messages = with_messages(4)
+    pair.state.finished.extend(messages[:2])
+    command, _ = spelled(pair, [messages[2]])
+    pair.doing.reverse()
+    assert pair.server.run(command)[0] == b"ok"
+    assert pair.trip(0).status == "again"
+    assert list(pair.state.held.values()) == messages[2:]
+    pair.trip(0)
+    assert pair.doing == [messages[3].element]
+
+
+def test_a_trip_that_names_its_acks_is_not_refused_for_that() -> None:
+    """Who says so has not read it, and nothing that it settles is taken for settled."""
+    pair, messages = with_messages(3)
+    pair.state.finished.extend(messages[:2])
+    command, again = spelled(pair)
+    reply = [b"spell", *pair.server.run(command)[1:]]
+    with pytest.raises(OutcomeUnknown):
+        pair.state.spell(reply)
+    assert pair.state.trip(0, pair.now) is again

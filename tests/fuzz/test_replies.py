@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from random import Random
 from typing import Any
 
@@ -229,7 +229,7 @@ _NUMBERS = [0, 1, -1, 2, 7, 2**40, -(2**63)]
 
 def plausible(rng: Random) -> list[Any]:
     """An answer of the right shape that says anything."""
-    status = rng.choice([b"ok", b"ok", b"ok", b"again", b"stale", b"dead"])
+    status = rng.choice([b"ok", b"ok", b"ok", b"again", b"stale", b"dead", b"spell"])
     late = [rng.choice([0, 1, 7]) for _ in range(rng.randrange(3))]
     head = [status, rng.choice(_NUMBERS), rng.choice([b"0", b"", b"x"]), late, rng.randrange(2), rng.randrange(2)]
     held = [rng.choice(_ELEMENTS) for _ in range(rng.randrange(5))]
@@ -252,6 +252,7 @@ def settle(rng: Random, state: ConsumerState, message: Message) -> None:
 def test_a_consumer_goes_on_whatever_a_trip_is_told() -> None:
     """Nonsense is refused and the same trip is made again; what only looks right is digested; and after both an
     honest answer is understood."""
+    spelled = 0
     for seed in range(1000):
         rng = Random(seed)
         state = ConsumerState(K, "c", lease=15.0, codec=CODECS["msgpack"], raw_codec=CODECS["json"])
@@ -263,11 +264,29 @@ def test_a_consumer_goes_on_whatever_a_trip_is_told() -> None:
                 assert state.unanswered
                 assert state.trip(5, now) is command
                 continue
+            if reply[0] == b"spell":
+                spelled += makes_it_again(state, command, reply)
+                continue
             answer = state.answered(reply, now)
             if answer.status in ("dead", "stale"):
                 state.rename(f"c{now}")
+            if rng.random() < 0.3:
+                state.finished.extend(answer.messages)
+                continue
             for message in answer.messages:
                 settle(rng, state, message)
         for now in (10, 11):  # honest ones, with the whole list: one message
             state.answered(state.trip(5, now).read([*TRIP[:4], 1, *TRIP[5:]]), now)
         assert set(state.held) <= {ELEMENT}, seed
+    assert spelled > 2
+
+
+def makes_it_again(state: ConsumerState, command: Command, reply: Any) -> bool:
+    """What was told to name its acks does so once, and says the same else; True if it had not."""
+    by_number = int(command.args[11]) < 0
+    with nullcontext() if by_number else pytest.raises(OutcomeUnknown):
+        state.spell(reply)
+    again = state.trip(9, 1e6)
+    assert (again is command) is not by_number
+    assert (again.keys, again.args[:11]) == (command.keys, command.args[:11])
+    return by_number

@@ -215,7 +215,16 @@ class Consumer:
     def trip(self, want: int = 10, *settles: Settle, lose: bool = False) -> Answer | None:
         """One trip; None if its reply gets lost, and then the next one is this one again."""
         self.state.finished.extend(settles)
-        command = self.state.trip(want, self.now)
-        self.sent.append(command)
-        reply = self.lab.reply(command)
-        return None if lose else self.state.answered(reply, self.now)
+        reply = self.send(want)
+        if lose:
+            return None
+        if reply[0] == b"spell":
+            self.state.spell(reply)
+            reply = self.send(want)
+        return self.state.answered(reply, self.now)
+
+    def send(self, want: int) -> list[Any]:
+        """The reply to the next trip, or to the one that is unanswered."""
+        self.sent.append(self.state.trip(want, self.now))
+        reply: list[Any] = self.lab.reply(self.sent[-1])
+        return reply
