@@ -18,7 +18,7 @@ from hashlib import sha1
 from typing import Any, Final, NamedTuple
 
 from reliq.core import envelope as env
-from reliq.core import scripts
+from reliq.core import ops, scripts
 from reliq.core.command import Command, Flow
 from reliq.core.flows import all_of
 from reliq.core.keys import Keys
@@ -180,13 +180,15 @@ def gathered_g(keys: Keys, group: str) -> Flow[Gathered]:
 class Share(NamedTuple):
     """How it stands with a tenant: ``before``: how many of its own messages wait before this one; ``held``: how
     many are in hand; ``rests_until``: server ms until which its rate is used up, or None; ``others``: how many
-    other tenants are in turn."""
+    other tenants are in turn; ``is_in_turn``: whether it is, or rests. If it is not, the end of what is in hand
+    calls it."""
 
     tenant: str
     before: int
     held: int
     rests_until: int | None
     others: int
+    is_in_turn: bool = True
 
 
 def share_g(keys: Keys, tenant: str, score: int) -> Flow[Share]:
@@ -198,8 +200,8 @@ def share_g(keys: Keys, tenant: str, score: int) -> Flow[Share]:
         Command("ZSCORE", (keys.turns,), ("w" + tenant,), _rests_until, True, keys.queue),
         Command("ZCOUNT", (keys.turns,), ("-inf", f"({_RESTS}"), int, True, keys.queue),
     ]
-    before, held, (is_in_turn, until), in_turn = all_of(replies)
-    return Share(tenant, before, held, until, max(0, in_turn - is_in_turn))
+    before, held, (counts, until), in_turn = all_of(replies)
+    return Share(tenant, before, held, until, max(0, in_turn - counts), counts or until is not None)
 
 
 def _rests_until(score: Any) -> tuple[bool, int | None]:
@@ -207,6 +209,56 @@ def _rests_until(score: Any) -> tuple[bool, int | None]:
     if score is None:
         return False, None
     return (True, None) if float(score) < _RESTS else (False, round(float(score)))
+
+
+class Line(NamedTuple):
+    """The messages of a tenant, or of a group, that wait in ``later``. ``member``: how ``turns`` names it."""
+
+    member: str
+
+    @property
+    def is_group(self) -> bool:
+        return self.member[0] == "g"
+
+    @property
+    def awaits(self) -> str:
+        return "time" if self.is_group else "turn"
+
+    def __str__(self) -> str:
+        return f"{'group' if self.is_group else 'tenant'} {self.member[1:]!r}"
+
+
+def lines_of(meta: env.Meta) -> list[Line]:
+    """In which a message with this meta can stand."""
+    found = (("w", tenant_of(meta)), ("g", group_of(meta)))
+    return [Line(letter + name) for letter, name in found if name is not None]
+
+
+def lost_g(keys: Keys, line: Line) -> Flow[tuple[int, bool]]:
+    """How many wait in it, and whether they do so for ever: it is not in turn, and nothing is in hand that would
+    call it when it ends."""
+    name = line.member[1:]
+    lane = ("g" if line.is_group else "t") + sha1(name.encode(), usedforsecurity=False).hexdigest()
+    replies = yield [
+        Command("ZLEXCOUNT", (keys.lanes,), (f"[{lane}", f"({lane}:"), int, True, keys.queue),
+        Command("ZSCORE", (keys.turns,), (line.member,), idempotent=True, queue=keys.queue),
+        Command("HGET", (keys.uniques,), (holds_field(name),), lambda r: int(r or 0), True, keys.queue),
+    ]
+    waiting, score, held = all_of(replies)
+    return waiting, waiting > 0 and score is None and (line.is_group or held == 0)
+
+
+def line_up_g(keys: Keys, line: Line) -> Flow[bool]:
+    """Let a line be in turn that is not; False if it is by now. A trip ends the turn of one that may not be."""
+    score: Any = 0
+    if line.is_group:
+        score = _GROUPS + (yield ops.server_time())
+    else:
+        args = ("-inf", f"({_RESTS}", "WITHSCORES", "LIMIT", 0, 1)
+        least = yield Command("ZRANGEBYSCORE", (keys.turns,), args, idempotent=True, queue=keys.queue)
+        score = least[1] if least else 0  # who comes anew begins where the least is, as after a put
+    added: int = yield Command("ZADD", (keys.turns,), ("NX", score, line.member), int, True, keys.queue)
+    return added == 1
 
 
 def holds_field(tenant: str) -> str:

@@ -466,9 +466,9 @@ class Reason(str, Enum):
     )  # fmt: skip
     LOST_TURN = (
         "LOST_TURN", Kind.QUEUE,
-        "messages wait for the turn of their ordering key, and the one that has it is nowhere",
+        "messages wait for a turn that never comes: that of their ordering key, tenant or group",
         "somebody has deleted a list of the queue, or its message, by hand; or Redis has lost writes",
-        "let the next one go on: reliq fsck --repair",
+        "let the next ones go on: reliq fsck --repair",
     )  # fmt: skip
     LOST_PLACE = (
         "LOST_PLACE", Kind.QUEUE,

@@ -92,3 +92,53 @@ def test_a_place_that_nobody_has(commands: Commands, redis: redis_py.Redis) -> N
             assert lease.body == 2
             lease.ack()
         assert report(commands)["clean"]
+
+
+def test_nobody_knows_whose_turn_it_is(commands: Commands, redis: redis_py.Redis) -> None:
+    """The record of tenants and groups was deleted by hand: the repair calls them again."""
+    with commands.queue("shops") as queue:
+        first = queue.put("a1", tenant="acme")
+        queue.put_many(["b1", "b2"], tenant="Ümläut")
+        gathers = queue.put("g1", group=reliq.Group("mail", grace=3600, max_delay=3600))
+        queue.put("later", tenant="other", delay=60)
+        assert report(commands)["clean"]
+        redis.delete(queue.options.keys.turns)
+        assert drain(queue) == []
+        for id in (first, gathers):
+            said = commands("explain", id)
+            assert (said.status, "LOST_TURN" in said.out, "fsck --repair" in said.out) == (1, True, True)
+        result = commands("fsck")
+        assert (result.status, result.out.count("! LOST_TURN: ")) == (1, 3)
+        assert "1 of group 'mail' wait, and nothing says when it is their time" in result.out
+        assert "2 of tenant 'Ümläut' wait, and nothing says when it is their turn" in result.out
+        found = report(commands, "--repair")["findings"]
+        assert [(each["code"], each["repaired"]) for each in found] == [("LOST_TURN", True)] * 3
+        assert report(commands)["clean"]
+        assert sorted(drain(queue)) == ["a1", "b1", "b2", "g1"]
+        assert report(commands)["clean"]
+
+
+def test_a_tenant_at_its_limit_is_not_lost(commands: Commands, redis: redis_py.Redis) -> None:
+    """It is in turn no more, until what it has in hand ends, which calls it."""
+    with commands.queue("shops") as queue:
+        queue.limit(tenant_concurrency=1)
+        queue.put_many([1, 2], tenant="acme")
+        with queue.consumer(prefetch=2) as consumer:
+            [lease] = consumer.claim(2)
+            assert redis.zcard(queue.options.keys.turns) == 0
+            assert report(commands)["clean"]
+            lease.ack()
+        assert drain(queue) == [2]
+
+
+def test_another_type_where_turns_should_be(commands: Commands, redis: redis_py.Redis) -> None:
+    """It is told of, and set aside; then what waits is called."""
+    with commands.queue("shops") as queue:
+        queue.put("a1", tenant="acme")
+        redis.delete(queue.options.keys.turns)
+        redis.set(queue.options.keys.turns, "foreign")
+        assert [each["code"] for each in report(commands)["findings"]] == ["WRONG_KEY_TYPE"]
+        report(commands, "--repair")
+        report(commands, "--repair")
+        assert report(commands)["clean"]
+        assert drain(queue) == ["a1"]

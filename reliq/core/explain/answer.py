@@ -369,6 +369,11 @@ def _in_lane(search: Search, share: Share) -> _Fields:
     """It waits for the turn of its tenant: ready, as people see it."""
     gate, mine = search.sight.gate, f"its tenant {share.tenant!r}"
     fields: _Fields = {"state": "ready", "command": command(search.keys, "status")}
+    if not share.is_in_turn and share.held == 0:
+        return fields | {
+            "reason": Reason.LOST_TURN, "why": f"it waits for the turn of {mine}, of which nobody knows",
+            "next": "the next put of this tenant brings it back", "command": command(search.keys, "fsck --repair"),
+        }  # fmt: skip
     if gate.paused is not None:
         return fields | _paused(search, gate)
     if not search.live:

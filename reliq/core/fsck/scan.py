@@ -107,6 +107,7 @@ class Scan:
         found += of_consumers
         if self._keys.uniques not in self._wrong:
             yield from self._held.read_g()
+        if not {self._keys.uniques, self._keys.lanes, self._keys.turns} & self._wrong:
             yield from self._turns.read_g()
         for spot in self._spots(names):
             found += yield from self._entries_g(spot)

@@ -1,5 +1,6 @@
 """Turns of ordering keys that nobody has, or that are had by messages which are nowhere: who waits behind them
-would wait for ever. And places of tenants that are taken by messages which nobody has in hand."""
+would wait for ever. Tenants and groups with something that waits, of which no trip knows. And places of tenants
+that are taken by messages which nobody has in hand."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 
 from reliq import defaults
 from reliq.core import envelope as env
-from reliq.core import lanes
+from reliq.core import lanes, ops
 from reliq.core.command import Command, Flow
 from reliq.core.explain import explain_g
 from reliq.core.fsck.finding import Context, Finding
@@ -27,6 +28,8 @@ class Turns:
         self._met: set[str] = set()
         self._waiting: set[str] = set()
         self._places: dict[bytes, str] = {}  # by id: the tenant
+        self._in_turn: set[str] | None = None  # tenants and groups, as ``turns`` has them; None: not read
+        self._lined_up: set[lanes.Line] = set()  # those in later that are not
 
     def read_g(self) -> Flow[None]:
         """Read it, in bounded steps; before the messages, so that none is missed that ends meanwhile."""
@@ -40,6 +43,11 @@ class Turns:
                     self._places[bytes.fromhex(field[1:].decode())] = id.decode("utf-8", "replace")
                 elif field[:1] == b"=" and len(id) == 32:
                     self._holders[field[1:].decode("utf-8", "replace")] = bytes.fromhex(id.decode())
+        start, step = 0, defaults.SCRIPT_ELEMENTS
+        self._in_turn = set()
+        while some := (yield ops.page(k.turns, start, start + step - 1, "ZRANGE"))[::2]:
+            self._in_turn |= {member.decode("utf-8", "replace") for member in some}
+            start += step  # who moves meanwhile may be missed: that is looked at again
 
     def met(self, state: str, element: bytes) -> None:
         """A message is there."""
@@ -48,10 +56,12 @@ class Turns:
         if element[env.META_FROM] == 0x80 or not (self._holders or state == "later"):  # an empty meta
             return
         try:
-            key = lanes.key_of(env.unpack(element).meta)
+            meta = env.unpack(element).meta
         except DecodeError:
             return
-        if key is None or state == "dead":
+        if state == "later" and self._in_turn is not None:
+            self._lined_up |= {line for line in lanes.lines_of(meta) if line.member not in self._in_turn}
+        if (key := lanes.key_of(meta)) is None or state == "dead":
             return
         if self._holders.get(key) == element[env.CHECKED_FROM : env.META_FROM]:
             self._met.add(key)
@@ -64,7 +74,8 @@ class Turns:
         places = [
             LostPlace(self._context, k.uniques, tenant, id.hex()) for id, tenant in [*self._places.items()][:most]
         ]
-        return [*self._left(most), *places]
+        lost = [LostLine(self._context, k.turns, line) for line in sorted(self._lined_up)[:most]]
+        return [*self._left(most), *lost, *places]
 
     def _left(self, most: int) -> list[LostTurn]:
         had = [(key, id.hex()) for key, id in self._holders.items() if key not in self._met]
@@ -106,6 +117,32 @@ class LostTurn(Finding):
             return False
         done: int = yield lanes.go_on(self.context.keys, self.ordering_key, self.holder)
         return done != 0
+
+
+@dataclass
+class LostLine(Finding):
+    """A tenant, or a group, of which something waits that no trip will ever take."""
+
+    line: lanes.Line
+    waiting: int = 0
+    code = Reason.LOST_TURN
+
+    @property
+    def evidence(self) -> str:
+        return f"{self.waiting:,} of {self.line} wait, and nothing says when it is their {self.line.awaits}"
+
+    @property
+    def action(self) -> str:
+        return "let them come together now" if self.line.is_group else "let the tenant be in turn"
+
+    def look_g(self) -> Flow[bool]:
+        self.waiting, is_lost = yield from lanes.lost_g(self.context.keys, self.line)
+        return is_lost
+
+    def repair_g(self) -> Flow[bool]:
+        if not (yield from self.look_g()):
+            return False
+        return (yield from lanes.line_up_g(self.context.keys, self.line))
 
 
 @dataclass
