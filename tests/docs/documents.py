@@ -8,7 +8,7 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[2]
 README: Final = ROOT / "README.md"
 DOCS: Final = ROOT / "docs"
-DOCUMENTS: Final = [README, *sorted(DOCS.glob("*.md"))]
+DOCUMENTS: Final = [README, *sorted(DOCS.rglob("*.md"))]
 
 
 def name(path: Path) -> str:

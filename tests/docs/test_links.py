@@ -70,11 +70,16 @@ def test_each_document_is_led_to_and_leads_back() -> None:
     """README.md names all of docs/; each says first, in one paragraph, whom it is for, and leads back."""
     named = {link for link in links(README) if re.fullmatch(r"docs/\w+\.md", link)}
     assert named == {name(path) for path in DOCUMENTS if path != README}
-    for path in DOCS.glob("*.md"):
+    for path in DOCS.rglob("*.md"):
         title, first, *_ = path.read_text("utf-8").split("\n\n")
         assert title.startswith("# "), name(path)
         assert first.startswith("For "), name(path)
         assert "](../README.md" in first, name(path)
+
+
+def test_the_readme_is_for_one_sitting() -> None:
+    """What is new is told in a document of its noun."""
+    assert len(README.read_text("utf-8").splitlines()) <= 700
 
 
 def test_a_broken_link_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
