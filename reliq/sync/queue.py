@@ -154,6 +154,14 @@ class Queue:
     def __repr__(self) -> str:
         return f"<Queue {self.name!r}>"
 
+    if not TYPE_CHECKING:  # for which every name would be one
+
+        def __getattr__(self, name: str) -> Any:
+            """Other queues call it so: the error says what it is called here."""
+            from reliq.names import unknown
+
+            raise unknown(self, name)
+
     # -- produce ----------------------------------------------------------------------------------------
 
     def put(
