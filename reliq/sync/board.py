@@ -87,8 +87,15 @@ class Board:
         """What handlers have in hand."""
         found = []
         for at in self._places:
-            first, station, started_at, timeout, used = _SLOT.unpack_from(self._memory, at)
-            others = range(at + _SLOT.size, at + _SLOT.size + (used - 1) * _ID, _ID)
-            ids = [first, *(self._memory[other : other + _ID] for other in others)][:used]
+            slot = self._at_rest(at)
+            first, station, started_at, timeout, used = _SLOT.unpack_from(slot)
+            others = range(_SLOT.size, _SLOT.size + (used - 1) * _ID, _ID)
+            ids = [first, *(slot[other : other + _ID] for other in others)][:used]
             found += [SlotView(station, id, started_at, timeout or None) for id in ids]
         return found
+
+    def _at_rest(self, at: int) -> bytes:
+        """A slot as it is while nobody writes there: a start of which half is read would be one of long ago."""
+        while (slot := self._memory[at : at + self._width]) != self._memory[at : at + self._width]:
+            pass
+        return slot
