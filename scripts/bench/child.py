@@ -51,13 +51,6 @@ def blmove(url: str) -> Any:
     return found
 
 
-def dramatiq(url: str, n: int, threads: int) -> Any:
-    """Messages per second of a Dramatiq worker: n were enqueued before it starts."""
-    from scripts.bench.peers import run_dramatiq
-
-    return run_dramatiq(url, n, threads)
-
-
 if __name__ == "__main__":
-    programs: dict[str, Callable[..., Any]] = {"worker": worker, "blmove": blmove, "dramatiq": dramatiq}
+    programs: dict[str, Callable[..., Any]] = {"worker": worker, "blmove": blmove}
     print(json.dumps(programs[sys.argv[1]](**json.loads(sys.argv[2]))))
