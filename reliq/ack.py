@@ -14,7 +14,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 from reliq import defaults
 from reliq.core import routing
 from reliq.core.retry import Retry
-from reliq.errors import ConfigError
+from reliq.errors import ConfigError, given
 from reliq.lease import Leased
 from reliq.needs import is_marked
 
@@ -50,9 +50,9 @@ class Handler(Generic[P, R]):
         if retry is not None and not isinstance(retry, Retry):
             raise ConfigError(f"ack(retry={retry!r}): pass a reliq.Retry(attempts=, wait=, stop=)")
         if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
-            raise ConfigError(f"ack(timeout={timeout!r}): seconds above 0, or None")
+            raise ConfigError(f"ack(timeout={given(timeout)}): seconds above 0, or None")
         if expected is not None and not (isinstance(expected, int | float) and expected > 0):
-            raise ConfigError(f"ack(expected={expected!r}): seconds above 0, or None")
+            raise ConfigError(f"ack(expected={given(expected)}): seconds above 0, or None")
         self.batch, self.wait = _batch(batch, wait)
         self._takes = takes = _Takes.of(function, "lease" if batch is None else "leases")
         #: What makes of a body what the function is annotated with (of batches: a list of); None: nothing does.
@@ -307,7 +307,7 @@ def _batch(batch: Any, wait: Any) -> tuple[int | None, float]:
             f"ack(batch={batch!r}): how many messages a handler gets at once, 1 to {most:,}, or None"
         )
     if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < math.inf:
-        raise ConfigError(f"ack(wait={wait!r}): seconds that a batch waits for more, 0 or above")
+        raise ConfigError(f"ack(wait={given(wait)}): seconds that a batch waits for more, 0 or above")
     if wait and batch is None:
         raise ConfigError(f"ack(wait={wait!r}): it is for handlers of batches: ack(batch=100, wait={wait!r})")
     return batch, float(wait)

@@ -14,7 +14,7 @@ from reliq.core.consumer import FIRE, Answer, ConsumerState
 from reliq.core.message import RELEASE, Message, Settle
 from reliq.core.orders import Order, Report
 from reliq.core.reaping import ReapReport
-from reliq.errors import ConfigError, ConsumerClosed, OutcomeUnknown
+from reliq.errors import ConfigError, ConsumerClosed, OutcomeUnknown, given
 from reliq.logging import log
 from reliq.model import QueueOptions, clock
 from reliq.reporting import Orders, of_consumer
@@ -23,6 +23,15 @@ from reliq.reporting import Orders, of_consumer
 _SILENCE: Final = 0.9
 #: Seconds that claimed messages wait for somebody to ask for them while nobody handles anything.
 _UNASKED: Final = 1.0
+
+
+def until(timeout: float | None) -> float | None:
+    """When a claim that waits for at most so many seconds ends, by our clock; None: never."""
+    if timeout is None:
+        return None
+    if not isinstance(timeout, int | float):
+        raise ConfigError(f"claim(timeout={given(timeout)}): seconds, or None: as long as it takes")
+    return clock() + timeout
 
 
 class Claiming:

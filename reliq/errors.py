@@ -40,6 +40,7 @@ Every message names the thing, the reason and the next step. ``code`` is stable 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -267,6 +268,11 @@ class Bury(Verdict):
     code = "BURIED"
 
 
+def given(value: object) -> str:
+    """What was given where seconds belong, for people: a timedelta has them."""
+    return f"{value!r}, use its .total_seconds()" if isinstance(value, timedelta) else repr(value)
+
+
 class Release(Verdict):
     """Put the message back unprocessed. It counts no failed attempt and comes back after a second, or so many
     ``seconds``, so that a handler which always releases is no hot loop."""
@@ -276,6 +282,8 @@ class Release(Verdict):
 
     def __init__(self, reason: str = "", seconds: float | None = None) -> None:
         super().__init__(reason)
+        if seconds is not None and not isinstance(seconds, int | float):
+            raise ConfigError(f"Release(seconds={given(seconds)}): a number of seconds, or None: 1")
         self.seconds = seconds
 
 
@@ -286,6 +294,8 @@ class RetryAfter(Verdict):
 
     def __init__(self, seconds: float, reason: str = "") -> None:
         super().__init__(reason or f"retry after {seconds} s")
+        if not isinstance(seconds, int | float):
+            raise ConfigError(f"RetryAfter({given(seconds)}): a number of seconds")
         self.seconds = seconds
 
 

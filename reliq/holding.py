@@ -44,6 +44,7 @@ from reliq.errors import (
     Release,
     ReliqError,
     RetryAfter,
+    given,
 )
 from reliq.logging import log
 from reliq.model import QueueOptions, clock, consumer_name
@@ -275,7 +276,7 @@ class Holding:
                 f"exclusive(batch={batch!r}): 1 to {most:,} messages, which one script call may take"
             )
         if wait is not None and (isinstance(wait, bool) or not isinstance(wait, int | float) or wait < 0):
-            raise ConfigError(f"exclusive(wait={wait!r}): seconds to wait for the queue, or None: for ever")
+            raise ConfigError(f"exclusive(wait={given(wait)}): seconds to wait for the queue, or None: for ever")
         self.state = Hold(
             options.keys,
             consumer_name(),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from reliq import defaults
 from reliq.core import idempotency
 from reliq.core.idempotency import Entered
-from reliq.errors import ConfigError, LeaseLost, OutcomeUnknown, Release, Unavailable
+from reliq.errors import ConfigError, LeaseLost, OutcomeUnknown, Release, Unavailable, given
 from reliq.logging import log
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def idempotent(*, key: str | Callable[[Any], Any], ttl: float = defaults.IDEMPOT
     if not callable(key) and not (isinstance(key, str) and key):
         raise ConfigError(f"idempotent(key={key!r}): the name of a field of the body, or a function of the body")
     if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0.001 <= ttl < 1e9:
-        raise ConfigError(f"idempotent(ttl={ttl!r}): for how many seconds a key that is done is known")
+        raise ConfigError(f"idempotent(ttl={given(ttl)}): for how many seconds a key that is done is known")
     once = Idempotent(key, float(ttl))
 
     def decorate(function: F) -> F:

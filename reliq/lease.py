@@ -19,7 +19,7 @@ from reliq.core.message import BURY, Message, Settle
 from reliq.core.retry import POLICY_KEY, Retry
 from reliq.core.verdict import describe, judge, judge_anyway
 from reliq.core.words import duration
-from reliq.errors import LeaseLost, Release
+from reliq.errors import ConfigError, LeaseLost, Release, given
 from reliq.hooks import open_to
 from reliq.logging import bodies, log
 from reliq.model import clock
@@ -265,6 +265,8 @@ class Leased:
     def again(self, delay: float | None, reason: str) -> Settle:
         """The settle for a retry that its handler asks for; without a delay the policy has its say."""
         if delay is not None:
+            if not isinstance(delay, int | float):
+                raise ConfigError(f"retry(delay={given(delay)}): seconds, or None: as the policy says")
             return self._state.retry(self._message, delay, reason)
         policy = self._retry.of_message(self._message.envelope.meta.get(POLICY_KEY))
         decided = policy.for_any_error().decide(self.attempt, RuntimeError(reason), age_of(self._message))

@@ -24,7 +24,7 @@ from reliq.core.command import Command
 from reliq.core.keys import Keys
 from reliq.core.ops import NOTHING, NOW, Confirm, Confirmed, Due, Only, Series, chunks, put, register
 from reliq.core.retry import POLICY_KEY, Retry
-from reliq.errors import ConfigError, DecodeError, OutcomeUnknown, PutManyError, Refused
+from reliq.errors import ConfigError, DecodeError, OutcomeUnknown, PutManyError, Refused, given
 
 if TYPE_CHECKING:
     from reliq.core.lanes import Group, Lane
@@ -135,7 +135,7 @@ def due(delay: float | None, at: datetime | None, verb: str = "put") -> Due:
         return Due("at", round(at.timestamp() * 1000))
     assert delay is not None
     if not isinstance(delay, int | float) or not 0 <= delay < 1e10:
-        raise ConfigError(f"{verb}(delay={delay!r}): seconds, not negative")
+        raise ConfigError(f"{verb}(delay={given(delay)}): seconds, not negative")
     return Due("in", round(delay * 1000)) if delay else NOW
 
 
@@ -287,7 +287,7 @@ def _deadline(expires: object) -> int:
     if isinstance(expires, int | float) and not isinstance(expires, bool) and 0 < expires < 1e10:
         return time.time_ns() // 1_000_000 + round(expires * 1000)
     raise ConfigError(
-        f"put(expires={expires!r}): give seconds from now, above 0, or a datetime with a zone, such as "
+        f"put(expires={given(expires)}): give seconds from now, above 0, or a datetime with a zone, such as "
         "datetime.now(timezone.utc) + …"
     )
 
@@ -522,7 +522,7 @@ def options(
     timeout = settings.timeout if timeout is None else timeout
     for label, value in (("lease", lease), ("block", block), ("timeout", timeout)):
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise ConfigError(f"queue {name!r}: {label}={value!r} must be a number of seconds above 0")
+            raise ConfigError(f"queue {name!r}: {label}={given(value)}: it must be a number of seconds above 0")
     if lease < 0.5:
         raise ConfigError(f"queue {name!r}: lease={lease} s is too short to renew; use at least 0.5")
     if not isinstance(max_losses, int) or not 1 <= max_losses <= 255:

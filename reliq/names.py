@@ -10,8 +10,8 @@ from typing import Final
 _HERE: Final = {
     "put(body)": (
         "add add_job add_task append apply apply_async basic_publish call delay dispatch enqueue enqueue_job kick "
-        "kiq lpush produce publish push put_nowait queue_task rpush schedule_task send send_message send_task submit "
-        "submit_job"
+        "kiq lpush produce publish push put_nowait queue_task rpush schedule_task send send_message send_task "
+        "submit submit_job"
     ),
     "put(body, delay=seconds), or at= a datetime with a zone": (
         "delayed enqueue_after enqueue_at enqueue_in perform_at perform_in put_in put_at schedule_once "

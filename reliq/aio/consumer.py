@@ -14,7 +14,7 @@ from reliq.aio.lease import Lease
 from reliq.aio.reaper import Reaper
 from reliq.aio.scheduler import Ticker
 from reliq.aio.steward import timed
-from reliq.claiming import Claiming
+from reliq.claiming import Claiming, until
 from reliq.core import orders
 from reliq.core.message import Message, Settle
 from reliq.core.orders import Order
@@ -57,7 +57,7 @@ class Consumer(Claiming):
     async def claim(self, n: int = 1, *, timeout: float | None = None) -> list[Lease]:
         """Up to ``n`` messages, waiting at most ``timeout`` seconds (None: for ever) for the first."""
         try:
-            messages = await self._claim(n, None if timeout is None else clock() + timeout)
+            messages = await self._claim(n, until(timeout))
         except asyncio.CancelledError:
             self._asked_at = 0.0  # nobody wants any more what this claim may still bring
             raise

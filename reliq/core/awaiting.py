@@ -27,6 +27,7 @@ from reliq.errors import (
     ResultMissing,
     ResultPending,
     Unavailable,
+    given,
 )
 
 #: The longest time between two looks whether it can still come, seconds.
@@ -57,7 +58,7 @@ def result_g(
     """See ``Queue.result``. ``block``: seconds that one BLMOVE may wait; ``clock`` gives seconds."""
     raw = raw_id(id, "result")
     if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
-        raise ConfigError(f"result(timeout={timeout!r}): seconds, not negative, or None: as long as it takes")
+        raise ConfigError(f"result(timeout={given(timeout)}): seconds, not negative, or None: as long as it takes")
     now = clock()
     ends = None if timeout is None else now + timeout
     look_at, pause, failures = now + block, block, 0

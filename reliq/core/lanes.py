@@ -23,7 +23,7 @@ from reliq.core.command import Command, Flow
 from reliq.core.flows import all_of
 from reliq.core.keys import Keys
 from reliq.core.shape import FLAG
-from reliq.errors import ConfigError
+from reliq.errors import ConfigError, given
 
 _TURN: Final = scripts.load("turn", after=("envelope", "lanes"), shape=frozenset({0, 1, 2}))
 _VACATE: Final = scripts.load("vacate", after=("envelope", "shares"), shape=FLAG)
@@ -81,7 +81,7 @@ class Group:
         _checked("group", self.key)
         for name, value in (("grace", self.grace), ("max_delay", self.max_delay)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-                raise ConfigError(f"Group({self.key!r}): {name}={value!r}: seconds, not negative")
+                raise ConfigError(f"Group({self.key!r}): {name}={given(value)}: seconds, not negative")
         if type(self.max_size) is not int or not 1 <= self.max_size <= 300:
             raise ConfigError(f"Group({self.key!r}): max_size={self.max_size!r}: a whole number from 1 to 300")
 

@@ -21,7 +21,7 @@ from reliq.core.codec import CODECS, encode
 from reliq.core.command import Arg, Command
 from reliq.core.keys import Keys
 from reliq.core.message import ACK, ASKS, Message, Settle
-from reliq.errors import BodyError, BodyTooLarge, ConfigError
+from reliq.errors import BodyError, BodyTooLarge, ConfigError, given
 
 VALUE, LOST, CAUSE = "value", "lost", "cause"
 #: Reports of progress that one trip takes along, each of a few kB at most.
@@ -36,7 +36,7 @@ def wanted(said: float | bool) -> env.Meta:
     if said is False:
         return {}
     if not isinstance(said, int | float) or not 0.001 <= said < 1e9:
-        raise ConfigError(f"put(result={said!r}): for how many seconds it is kept, or True: an hour")
+        raise ConfigError(f"put(result={given(said)}): for how many seconds it is kept, or True: an hour")
     return {ASKS: round(said * 1000)}
 
 

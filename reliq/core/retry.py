@@ -14,7 +14,7 @@ import tenacity
 from reliq import defaults
 from reliq.core import waits
 from reliq.core.waits import Wait, WaitFunction
-from reliq.errors import ConfigError
+from reliq.errors import ConfigError, given
 
 if TYPE_CHECKING:
     from reliq.core.failure import Failure
@@ -70,7 +70,7 @@ class Retry:
             )
         age = self.max_age
         if age is not None and (isinstance(age, bool) or not isinstance(age, int | float) or not age > 0):
-            raise ConfigError(f"Retry(max_age={age!r}): seconds above 0, or None")
+            raise ConfigError(f"Retry(max_age={given(age)}): seconds above 0, or None")
         for name in ("retry_on", "give_up_on"):
             if (errors := getattr(self, name)) is not None and not _are_errors(errors):
                 raise ConfigError(

@@ -22,7 +22,7 @@ from reliq.core import envelope as env
 from reliq.core import routing, timing, trace
 from reliq.core.retry import POLICY_KEY, Retry
 from reliq.core.timing import Timing
-from reliq.errors import BodyTooLarge, ConfigError, DecodeError
+from reliq.errors import BodyTooLarge, ConfigError, DecodeError, given
 
 #: Where a message says of which tick it is: [name, Unix ms].
 KEY: Final = "k"
@@ -161,7 +161,7 @@ def define(
         )
     is_number = isinstance(jitter, int | float) and not isinstance(jitter, bool)
     if not is_number or not 0 <= jitter <= 86_400:
-        raise ConfigError(f"schedule(jitter={jitter!r}): seconds, from 0 to 86400 (a day)")
+        raise ConfigError(f"schedule(jitter={given(jitter)}): seconds, from 0 to 86400 (a day)")
     if len(body) > defaults.CLAIM_CHECK:
         raise BodyTooLarge(
             f"the body of a schedule is {len(body)} bytes, the limit is {defaults.CLAIM_CHECK}: it is kept with "

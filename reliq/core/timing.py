@@ -15,7 +15,7 @@ from datetime import datetime, timezone, tzinfo
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from reliq.errors import ConfigError
+from reliq.errors import ConfigError, given
 
 if TYPE_CHECKING:
     from cronsim import CronSim
@@ -77,8 +77,8 @@ def _interval(every: float | None) -> int:
     is_number = isinstance(every, int | float) and not isinstance(every, bool)
     if not is_number or not EVERY_LEAST <= every <= EVERY_MOST:  # type: ignore[operator]
         raise ConfigError(
-            f"schedule(every={every!r}): seconds, from {EVERY_LEAST:g} to {EVERY_MOST:,.0f} (366 days); for what "
-            "comes more often, let one message do several things"
+            f"schedule(every={given(every)}): seconds, from {EVERY_LEAST:g} to {EVERY_MOST:,.0f} (366 days); for "
+            "what comes more often, let one message do several things"
         )
     return round(every * 1000)  # type: ignore[operator]
 

@@ -23,7 +23,7 @@ from reliq.core.command import Command
 from reliq.core.keys import Keys
 from reliq.core.message import Message
 from reliq.core.ops import Only, accepted
-from reliq.errors import ConfigError
+from reliq.errors import ConfigError, given
 
 #: The key in the meta: [key, 1 if it is held until the start and not until the end].
 KEY: Final = "u"
@@ -59,7 +59,7 @@ class Unique:
         elif self.until:
             raise ConfigError(f"Unique({self.key!r}): until={self.until!r} or seconds={self.seconds!r}, not both")
         elif isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float):
-            raise ConfigError(f"Unique({self.key!r}): seconds={self.seconds!r}: a number of seconds")
+            raise ConfigError(f"Unique({self.key!r}): seconds={given(self.seconds)}: a number of seconds")
         elif not 0.001 <= self.seconds < 1e10:
             raise ConfigError(f"Unique({self.key!r}): seconds={self.seconds!r}: 0.001 or more")
         if self.until not in ("", DONE, STARTED):

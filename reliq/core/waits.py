@@ -8,7 +8,7 @@ from typing import Any, Final
 import tenacity
 from tenacity.wait import wait_base
 
-from reliq.errors import ConfigError
+from reliq.errors import ConfigError, given
 
 WaitFunction = Callable[[tenacity.RetryCallState], float]
 #: What a policy takes: one of these functions, seconds, or seconds for the first failure, the second, …
@@ -46,7 +46,7 @@ class wait_table(wait_base):
 
 def _seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e10:
-        raise ConfigError(f"a wait of {value!r}: seconds, not negative")
+        raise ConfigError(f"a wait of {given(value)}: seconds, not negative")
     return value
 
 
@@ -58,8 +58,8 @@ def function_of(wait: Wait) -> WaitFunction:
         return tenacity.wait_fixed(_seconds(wait))
     if not callable(wait) or isinstance(wait, type):  # wait_random is none yet, wait_random(0, 5) is
         raise ConfigError(
-            f"Retry(wait={wait!r}): pass seconds, a list of them, or one of tenacity's wait_* functions, called "
-            "with its seconds as in wait_fixed(5)"
+            f"Retry(wait={given(wait)}): pass seconds, a list of them, or one of tenacity's wait_* functions, "
+            "called with its seconds as in wait_fixed(5)"
         )
     return wait
 

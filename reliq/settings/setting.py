@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
-from reliq.errors import ConfigError
+from reliq.errors import ConfigError, given
 
 #: Seconds, or a number of things: more is a slip, and more than some system call takes.
 MOST: Final = 1e9
@@ -83,6 +84,8 @@ def _shown(value: object) -> str:
     """A value of which people can see what is wrong; nothing if it may be a secret, or is long."""
     if isinstance(value, str):
         return f"{value!r}, a text" if re.fullmatch(r"[\w.: +-]{1,30}", value) else ""
+    if isinstance(value, timedelta):
+        return given(value)
     if isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 10**15):
         return repr(value)
     return ""

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from reliq import defaults
-from reliq.claiming import Claiming
+from reliq.claiming import Claiming, until
 from reliq.core import orders
 from reliq.core.message import Settle
 from reliq.core.orders import Order
@@ -56,7 +56,7 @@ class Consumer(Claiming):
 
     def claim(self, n: int = 1, *, timeout: float | None = None) -> list[Lease]:
         """Up to ``n`` messages, waiting at most ``timeout`` seconds (None: for ever) for the first."""
-        deadline = None if timeout is None else clock() + timeout
+        deadline = until(timeout)
         while True:
             self._check()
             want = self._want(n)

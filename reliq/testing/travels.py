@@ -19,7 +19,7 @@ from reliq.core.keys import Keys
 from reliq.core.lanes import PARKED
 from reliq.core.scripts import Script
 from reliq.core.ticks import Shot
-from reliq.errors import ConfigError, DecodeError
+from reliq.errors import ConfigError, DecodeError, given
 from reliq.model import QueueOptions, host_name, program
 
 _SOURCE: Final = Path(__file__).with_name("travel.lua").read_text("utf-8")
@@ -31,7 +31,7 @@ _MOST_TICKS: Final = 10_000
 def checked(seconds: object) -> int:
     """In ms; ConfigError if that is no time to travel."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
-        raise ConfigError(f"travel({seconds!r}): seconds above 0; nobody can go back")
+        raise ConfigError(f"travel({given(seconds)}): seconds above 0; nobody can go back")
     return max(1, round(seconds * 1000))
 
 
