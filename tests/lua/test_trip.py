@@ -485,6 +485,17 @@ def test_one_consumer_a_second_sweeps(lab: Lab) -> None:
     assert [lab.trip("a", 3)[SWEEP], lab.trip("b", 4)[SWEEP]] == [2, 1]
 
 
+def test_its_own_lease_is_no_reason_to_sweep(lab: Lab) -> None:
+    """Who was silent for longer than its lease, and was not reaped, has renewed it by that; others are looked for."""
+    lab.trip("a", 1)
+    for number, others, sweep in ((2, (), 0), (3, ("z",), 1), (4, ("A", "z"), 1)):
+        lab.client.hset(lab.keys.stats, mapping={"sweep_at": 1})
+        for name in others:
+            lab.expire(name, ago=5)
+        lab.expire("a", ago=10)
+        assert lab.trip("a", number)[SWEEP] == sweep
+
+
 def test_producers_need_no_trip(lab: Lab) -> None:
     """Delayed puts are claimed when due, without anybody else's help."""
     lab.put(element(1), due=ops.Due("at", lab.now() - 1))

@@ -61,6 +61,7 @@ local inbox = redis.call('LRANGE', INBOX, 0, -1)
 local leases = redis.call('ZRANGEBYSCORE', CONSUMERS, now - 60000, '+inf', 'WITHSCORES', 'LIMIT', '0', '2')
 local ended = leases[2] and tonumber(leases[2]) <= now
 if ended then
+  ended = leases[1] ~= name or leases[4] and tonumber(leases[4]) <= now -- of another one
   leases = redis.call('ZRANGEBYSCORE', CONSUMERS, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', '0', '2')
 end
 redis.call('ZCARD', DEAD)
