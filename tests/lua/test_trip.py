@@ -486,7 +486,7 @@ def test_one_consumer_a_second_sweeps(lab: Lab) -> None:
 
 
 def test_its_own_lease_is_no_reason_to_sweep(lab: Lab) -> None:
-    """Who was silent for longer than its lease, and was not reaped, has renewed it by that; others are looked for."""
+    """Who was silent for longer than its lease, and was not reaped, renews it by that; others are looked for."""
     lab.trip("a", 1)
     for number, others, sweep in ((2, (), 0), (3, ("z",), 1), (4, ("A", "z"), 1)):
         lab.client.hset(lab.keys.stats, mapping={"sweep_at": 1})
