@@ -20,9 +20,9 @@ from reliq.core.lanes import group_of
 from reliq.core.message import BURY, Message, Settle
 from reliq.core.verdict import describe
 from reliq.errors import BatchFailed
+from reliq.identity import clock
 from reliq.lease import Leased, done, report, settle_for
 from reliq.logging import log
-from reliq.model import clock
 
 
 class Bunch(Message):

@@ -15,8 +15,9 @@ from reliq.core.message import RELEASE, Message, Settle
 from reliq.core.orders import Order, Report
 from reliq.core.reaping import ReapReport
 from reliq.errors import ConfigError, ConsumerClosed, OutcomeUnknown, given
+from reliq.identity import clock
 from reliq.logging import log
-from reliq.model import QueueOptions, clock
+from reliq.model import QueueOptions
 from reliq.reporting import Orders, of_consumer
 
 #: Seconds of silence after which a keeper makes a trip while anything is in hand.

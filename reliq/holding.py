@@ -46,8 +46,9 @@ from reliq.errors import (
     RetryAfter,
     given,
 )
+from reliq.identity import clock, consumer_name
 from reliq.logging import log
-from reliq.model import QueueOptions, clock, consumer_name
+from reliq.model import QueueOptions
 
 #: The longest pause between two tries to get the lock, seconds.
 _ASK_AGAIN: Final = 1.0

@@ -22,8 +22,8 @@ from reliq import defaults
 from reliq.batching import each_of
 from reliq.core.message import Message
 from reliq.core.orders import QUIET, STACKS, STOP, InHand, Order, Report, bounded
+from reliq.identity import clock
 from reliq.logging import about, log
-from reliq.model import clock
 from reliq.reporting import process
 from reliq.running import CoroutineExecutor, Slot
 from reliq.working import Stationed, Working

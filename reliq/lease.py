@@ -21,8 +21,8 @@ from reliq.core.verdict import describe, judge, judge_anyway
 from reliq.core.words import duration
 from reliq.errors import ConfigError, LeaseLost, Release, given
 from reliq.hooks import open_to
+from reliq.identity import clock
 from reliq.logging import bodies, log
-from reliq.model import clock
 
 
 def settle_for(

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from reliq.core.message import Message
 from reliq.core.orders import REPORT, InHand, Order, Report, bounded
-from reliq.model import clock
+from reliq.identity import clock
 
 REFUSED: Final = (
     "it is a consumer that a program has opened, and claims when that program asks it to: stop the program"

@@ -6,8 +6,9 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from reliq.errors import OutcomeUnknown, QueueFull, ReliqError, Unavailable
+from reliq.identity import host_name, program
 from reliq.logging import log
-from reliq.model import QueueOptions, host_name, program
+from reliq.model import QueueOptions
 
 if TYPE_CHECKING:
     from reliq.core.command import Flow

@@ -13,7 +13,10 @@ from reliq.core.command import Command
 from reliq.core.keys import Keys
 from reliq.core.lanes import Lane
 from reliq.core.ops import Confirm, Due, Only, put
-from reliq.model import PLAIN, Producer, Producers, QueueOptions, host_name, program
+from reliq.identity import host_name, program
+from reliq.model import QueueOptions
+from reliq.producer import Producer, Producers
+from reliq.putting import PLAIN
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -12,8 +12,9 @@ from reliq.core.expiry import EXPIRED
 from reliq.core.message import BURY, Settle
 from reliq.core.reaping import Patience
 from reliq.errors import NewerSchema, QueueHeld, ReliqError
+from reliq.identity import clock, consumer_name
 from reliq.logging import about, log
-from reliq.model import QueueOptions, clock, consumer_name
+from reliq.model import QueueOptions
 
 
 class Tripping:

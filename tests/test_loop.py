@@ -19,7 +19,7 @@ from reliq.aio.loop import Loop as AioLoop
 from reliq.core import envelope as env
 from reliq.core.message import Message
 from reliq.core.pace import Pace
-from reliq.model import clock
+from reliq.identity import clock
 from reliq.running import Slot, ThreadExecutor
 from reliq.sync.board import Board
 from reliq.sync.loop import Loop

@@ -14,6 +14,8 @@ import pytest
 from reliq import Settings, context, model
 from reliq.core import envelope as env
 from reliq.errors import BodyError, BodyTooLarge
+from reliq.identity import Ids
+from reliq.receipts import FullReceipt, Receipt
 
 
 def options(**settings: object) -> model.QueueOptions:
@@ -24,7 +26,7 @@ def options(**settings: object) -> model.QueueOptions:
 
 def test_ids_are_time_ordered() -> None:
     """UUIDs of version 7 with the time in them; those of one thread sort in the order of their making."""
-    ids, before = model.Ids(), time.time_ns() // 1_000_000
+    ids, before = Ids(), time.time_ns() // 1_000_000
     made = [*(ids.one() for _ in range(5000)), *ids.many(5000)]
     after = time.time_ns() // 1_000_000
     assert made[:5000] == sorted(made[:5000])
@@ -38,13 +40,13 @@ def test_ids_are_time_ordered() -> None:
 def test_counting_leaves_the_fixed_bits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even from the highest number that can be drawn, there is room to count."""
     monkeypatch.setattr(os, "urandom", lambda length: b"\xff" * length)
-    for id in model.Ids().many(1000):
+    for id in Ids().many(1000):
         assert (uuid.UUID(bytes=id).version, uuid.UUID(bytes=id).variant) == (7, uuid.RFC_4122)
 
 
 def test_ids_of_threads_never_meet() -> None:
     """Eight threads, one source."""
-    ids = model.Ids()
+    ids = Ids()
     made: list[list[bytes]] = [[] for _ in range(8)]
     threads = [threading.Thread(target=lambda mine=m: mine.extend(ids.one() for _ in range(3000))) for m in made]
     for thread in threads:
@@ -99,8 +101,8 @@ def test_what_is_wrong_with_one_of_many_is_said() -> None:
 
 def test_receipts() -> None:
     """A receipt is its id; it travels between processes with what was confirmed."""
-    plain, confirmed = model.Receipt("a"), model.FullReceipt("b", 1, True)
+    plain, confirmed = Receipt("a"), FullReceipt("b", 1, True)
     for receipt, said in ((plain, ("a", None, None)), (confirmed, ("b", 1, True))):
         again = pickle.loads(pickle.dumps(receipt))
         assert (again, again.replicas, again.fsynced) == said
-        assert isinstance(again, model.Receipt)
+        assert isinstance(again, Receipt)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from reliq import defaults
-from reliq.model import clock
+from reliq.identity import clock
 from reliq.working import Stationed, Working
 
 LEASE = 8.0

@@ -161,7 +161,7 @@ def test_leases_are_counted_by_a_clock_that_does_not_sleep(before: str, clock: s
     script = f"""
         asked = []
         time.clock_gettime = lambda clock: asked.append(clock) or 7.0
-        from reliq.model import clock
+        from reliq.identity import clock
         assert clock() == 7.0
         assert asked == [time.{clock}], asked
     """

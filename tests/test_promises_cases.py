@@ -18,10 +18,10 @@ import pytest
 import redis as redis_py
 
 import reliq
-from reliq import defaults, model
+from reliq import defaults
 from reliq.core import envelope as env
 from reliq.core import scripts
-from reliq.model import clock
+from reliq.identity import clock, consumer_name
 from reliq.sync.supervisor import Child, Supervisor
 from tests.conformance.shell import Shell, until
 from tests.faults.proxy import FaultProxy, black_hole, drop_request
@@ -63,7 +63,7 @@ def test_leases_are_counted_by_a_clock_that_goes_on_through_suspend(monkeypatch:
     if not hasattr(time, "CLOCK_BOOTTIME"):
         pytest.skip("this platform has no CLOCK_BOOTTIME")
     monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 4711.0}.__getitem__)
-    assert model.clock() == 4711.0
+    assert clock() == 4711.0
 
 
 # -- 5: one put outstanding for each series -----------------------------------------------------------------
@@ -222,7 +222,7 @@ async def test_names_are_never_used_again(sh: Shell) -> None:
             names.add(c.name)
     assert len(names) == 3
     assert all(f"-{os.getpid()}-" in name for name in names)
-    assert len({model.consumer_name() for _ in range(1000)}) == 1000
+    assert len({consumer_name() for _ in range(1000)}) == 1000
 
 
 # -- 10: the server's clock jumps ---------------------------------------------------------------------------

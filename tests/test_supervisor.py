@@ -12,7 +12,7 @@ import pytest
 
 import reliq
 from reliq.errors import Unavailable
-from reliq.model import clock
+from reliq.identity import clock
 from reliq.sync.supervisor import Child, Supervisor
 
 GRACE = 25.0

@@ -20,8 +20,8 @@ from reliq.core.message import Message, Settle
 from reliq.core.orders import Order
 from reliq.core.retry import backoff
 from reliq.errors import OutcomeUnknown, QueueHeld, ReliqError, Unavailable
+from reliq.identity import clock
 from reliq.logging import log
-from reliq.model import clock
 
 if TYPE_CHECKING:
     from reliq.aio.queue import Queue

@@ -20,10 +20,10 @@ from reliq.aio.sweeper import Sweeper
 from reliq.core.consumer import FIRE, Answer
 from reliq.core.message import Message
 from reliq.errors import ReliqError
+from reliq.identity import clock
 from reliq.inspecting import SlowWatch
 from reliq.lifespan import Lifespan, Task, enters_async, given, made_by, starting
 from reliq.logging import about, log
-from reliq.model import clock
 from reliq.routing import Handling
 from reliq.running import Slot, ThreadExecutor
 from reliq.working import Working, give_back, tell_unfinished

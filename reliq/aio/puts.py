@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from reliq import defaults
 from reliq.core import ops
 from reliq.errors import OutcomeUnknown, ReliqError
-from reliq.model import Receipt, receipts
+from reliq.receipts import Receipt, receipts_of
 
 #: Seconds. If a call takes longer, Redis is far away or in trouble: the next one does not wait for its end.
 _PATIENCE: Final = 0.05
@@ -117,5 +117,5 @@ def _own(error: Exception, id: bytes) -> Exception:
     own = copy(error)
     own.__cause__ = error.__cause__
     if isinstance(own, OutcomeUnknown):
-        own.ids = [*receipts([id])]
+        own.ids = [*receipts_of([id])]
     return own

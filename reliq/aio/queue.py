@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 from weakref import WeakKeyDictionary, proxy
 
-from reliq import defaults, embedded, model
+from reliq import defaults, embedded, identity, putting
 from reliq.aio.connection import Links
 from reliq.aio.puts import Puts
 from reliq.core import beside, flows, ops
@@ -19,7 +19,7 @@ from reliq.core.retry import Retry
 from reliq.errors import NewerSchema, OutcomeUnknown, PutManyError, Refused, ReliqError, Unavailable
 from reliq.hooks import open_to
 from reliq.logging import log
-from reliq.model import Receipt
+from reliq.receipts import Receipt, awaited, confirmed, receipts_of
 from reliq.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from reliq.core.schedule import Schedule
     from reliq.core.unique import Unique
     from reliq.middleware import Middleware
+    from reliq.model import QueueOptions
 
 
 @open_to(put="put", put_many="put_many")
@@ -85,8 +86,10 @@ class Queue:
         unrouted: str = "wait",
         middleware: Sequence[Middleware] = (),
     ) -> None:
+        from reliq.model import options
+
         here = Settings.chosen(url, settings)
-        self.options = model.options(
+        self.options = options(
             name,
             here,
             key=key,
@@ -122,7 +125,7 @@ class Queue:
         self._puts: WeakKeyDictionary[asyncio.AbstractEventLoop, Puts] = WeakKeyDictionary()
 
     @classmethod
-    def of(cls, options: model.QueueOptions, settings: Settings) -> Queue:
+    def of(cls, options: QueueOptions, settings: Settings) -> Queue:
         """A queue of settings that were checked before."""
         queue = cls.__new__(cls)
         queue.options = options
@@ -218,17 +221,17 @@ class Queue:
         can be given to ``repeat``), BodyError, ConfigError.
         """
         to = self if priority is None else self.level(priority)
-        only = model.unique(unique)
-        due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
-        lane = model.lane(ordering_key, tenant, group, due)
-        said = model.extra(retry, expires, only, lane, type, result, headers)
+        only = putting.unique(unique)
+        due, confirm = putting.due(delay, at), putting.confirm(replicas, fsync, to.options.timeout)
+        lane = putting.lane(ordering_key, tenant, group, due)
+        said = putting.extra(retry, expires, only, lane, type, result, headers)
         raw_id, element = to.options.element(body, id, said)
         if due is ops.NOW and confirm is ops.NOTHING and id is None and only is None and lane is None:
             receipt = await to._gathered().put(raw_id, element)
-            return model.awaited(receipt, to) if result else receipt
+            return awaited(receipt, to) if result else receipt
         claim = None if only is None else only.only(to.options.keys, raw_id)
         [receipt] = await to._send([raw_id], [element], due, to.options.marker(id), confirm, claim, lane=lane)
-        return model.awaited(receipt, to) if result else receipt
+        return awaited(receipt, to) if result else receipt
 
     def _gathered(self) -> Puts:
         """Those of this event loop."""
@@ -268,10 +271,10 @@ class Queue:
         Raises PutManyError, which lists what was accepted, refused and unknown, if it goes through in part.
         """
         to = self if priority is None else self.level(priority)
-        due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
+        due, confirm = putting.due(delay, at), putting.confirm(replicas, fsync, to.options.timeout)
         receipts: list[str] = []
-        lane = model.lane(ordering_key, tenant, group, due)
-        extra = model.extra(retry, expires, lane=lane, type=type, result=result, headers=headers)
+        lane = putting.lane(ordering_key, tenant, group, due)
+        extra = putting.extra(retry, expires, lane=lane, type=type, result=result, headers=headers)
         ids, parts = to.options.parts(bodies, extra)
         done = 0
         for elements in parts:
@@ -279,9 +282,11 @@ class Queue:
             try:
                 receipts += await to._send(some, elements, due, "", confirm, lane=lane)
             except (Refused, OutcomeUnknown) as error:
-                raise model.partly(error, ids, done, len(some)) from error
+                from reliq.producer import partly
+
+                raise partly(error, ids, done, len(some)) from error
             done += len(elements)
-        return [model.awaited(Receipt(receipt), to) for receipt in receipts] if result else receipts
+        return [awaited(Receipt(receipt), to) for receipt in receipts] if result else receipts
 
     async def _send(
         self,
@@ -306,7 +311,7 @@ class Queue:
         receipts: list[Receipt] = []
 
         def name() -> None:
-            receipts[:] = model.receipts(ids)
+            receipts[:] = receipts_of(ids)
 
         try:
             reply = await self.links.insist(command, name)
@@ -314,8 +319,10 @@ class Queue:
             self._producers.give_back(producer)
             raise
         except OutcomeUnknown as error:  # its series is frozen: the producer is not given back
-            raise model.unknown_put(error, ids, command) from error
-        receipts = model.confirmed(receipts, reply, command)  # a shortfall freezes the series too
+            from reliq.producer import unknown_put
+
+            raise unknown_put(error, ids, command) from error
+        receipts = confirmed(receipts, reply, command)  # a shortfall freezes the series too
         self._producers.give_back(producer)
         return receipts
 
@@ -330,12 +337,14 @@ class Queue:
     async def repeat(self, error: OutcomeUnknown | PutManyError) -> list[str]:
         """Send a put of unknown outcome once more; the server keeps one copy. Returns its ids. It waits for the
         same ``replicas`` and ``fsync`` again."""
-        replay, ids = model.replay_of(error)
+        from reliq.producer import replay_of
+
+        replay, ids = replay_of(error)
         try:
             reply = await self.links.insist(replay)
         except OutcomeUnknown as again:
             raise OutcomeUnknown(str(again), ids=ids, replay=replay) from again
-        return [*model.confirmed(list(map(Receipt, ids)), reply, replay)]
+        return [*confirmed(list(map(Receipt, ids)), reply, replay)]
 
     # -- schedules --------------------------------------------------------------------------------------
 
@@ -520,7 +529,7 @@ class Queue:
         of this id. Reads dead letters until it is found; ``reliq dead revive`` takes many at once."""
         from reliq.core.dead import revive_g
 
-        return await self.links.flow(revive_g(self.options.keys, id, model.consumer_name()))
+        return await self.links.flow(revive_g(self.options.keys, id, identity.consumer_name()))
 
     async def cancel(self, id: str, *, by: str = "") -> bool:
         """See to it that no handler gets this message (again); False if nothing of this id is here: it is done,
@@ -537,7 +546,7 @@ class Queue:
         """
         from reliq.core.waiting import cancel_g
 
-        return await self.links.flow(cancel_g(self.options.keys, id, model.caller(by)))
+        return await self.links.flow(cancel_g(self.options.keys, id, identity.caller(by)))
 
     async def reschedule(self, id: str, *, delay: float | None = None, at: datetime | None = None) -> bool:
         """Let a waiting message become due in ``delay`` seconds, or ``at`` an aware datetime, by the server's
@@ -547,8 +556,8 @@ class Queue:
         """
         from reliq.core.waiting import reschedule_g
 
-        due = model.another_time(delay, at)
-        return await self.links.flow(reschedule_g(self.options.keys, id, due, model.caller()))
+        due = putting.another_time(delay, at)
+        return await self.links.flow(reschedule_g(self.options.keys, id, due, identity.caller()))
 
     # -- steer ------------------------------------------------------------------------------------------
 
@@ -559,7 +568,7 @@ class Queue:
         """
         from reliq.core import gate
 
-        changed: bool = await self.links.insist(gate.pause(self.options.keys, model.caller(by, "pause").name))
+        changed: bool = await self.links.insist(gate.pause(self.options.keys, identity.caller(by, "pause").name))
         return changed
 
     async def drain(self, *, by: str = "") -> bool:
@@ -569,14 +578,14 @@ class Queue:
         """
         from reliq.core import gate
 
-        changed: bool = await self.links.insist(gate.drain(self.options.keys, model.caller(by, "drain").name))
+        changed: bool = await self.links.insist(gate.drain(self.options.keys, identity.caller(by, "drain").name))
         return changed
 
     async def resume(self, *, by: str = "") -> bool:
         """End a pause, within a second, and a drain, at once; False if there was neither."""
         from reliq.core import gate
 
-        changed: bool = await self.links.insist(gate.resume(self.options.keys, model.caller(by, "resume").name))
+        changed: bool = await self.links.insist(gate.resume(self.options.keys, identity.caller(by, "resume").name))
         return changed
 
     async def limit(
@@ -599,7 +608,7 @@ class Queue:
         """
         from reliq.core import gate
 
-        who = model.caller(by, "limit").name
+        who = identity.caller(by, "limit").name
         limits = gate.Limits(rate, burst, concurrency)
         each_tenant = gate.Limits(tenant_rate, tenant_burst, tenant_concurrency)
         command = gate.limit(self.options.keys, who, limits, each_tenant)
@@ -615,7 +624,7 @@ class Queue:
         from reliq.core.purge import STATES, purge_g
 
         return await self.links.flow(
-            purge_g(self.options.keys, states or STATES, model.caller(by, "purge"), model.consumer_name())
+            purge_g(self.options.keys, states or STATES, identity.caller(by, "purge"), identity.consumer_name())
         )
 
     async def gate(self) -> Gate:

@@ -9,8 +9,8 @@ from reliq.core import reaping
 from reliq.core.reaping import ReapReport
 from reliq.core.sample import keep_g
 from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
+from reliq.identity import clock
 from reliq.logging import log
-from reliq.model import clock
 
 
 class Reaper:

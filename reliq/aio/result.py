@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from reliq.aio.link import Link
 from reliq.core.awaiting import Block, Pause, Steps, result_g
 from reliq.errors import ReliqError
-from reliq.model import clock
+from reliq.identity import clock
 
 if TYPE_CHECKING:
     from reliq.aio.queue import Queue

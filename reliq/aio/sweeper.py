@@ -9,8 +9,8 @@ from reliq.aio.queue import Queue
 from reliq.aio.reaper import Reaper
 from reliq.aio.station import Station
 from reliq.errors import ReliqError
+from reliq.identity import clock
 from reliq.logging import log
-from reliq.model import clock
 
 
 class Sweeper:

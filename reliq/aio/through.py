@@ -8,7 +8,7 @@ from typing import Any
 
 from reliq.aio.queue import Queue
 from reliq.middleware import Put, afters, befores, failed_after, instead
-from reliq.model import Receipt
+from reliq.receipts import Receipt
 
 
 class Through(Queue):

@@ -17,9 +17,9 @@ from reliq.aio.loop import Handlers, Loop
 from reliq.aio.queue import Queue
 from reliq.errors import ConfigError
 from reliq.health import check_around, observed, pages, tally, vitals
+from reliq.identity import clock
 from reliq.lifespan import Lifespan, lifespan_of
 from reliq.middleware import Middleware, checked
-from reliq.model import clock
 from reliq.ranking import Ranks
 from reliq.routing import by_queue
 from reliq.serving import address

@@ -13,7 +13,7 @@ from reliq.cli.verb import Verb
 from reliq.core.pulse import EVERYBODY, Choice, Limits, Pulse, Trouble, pulse_g, troubles
 from reliq.core.reasons import Reason
 from reliq.errors import ConfigError
-from reliq.model import host_name
+from reliq.identity import host_name
 from reliq.sync.queue import Queue
 
 _START: Final = "start one: reliq worker MODULE:HANDLER"

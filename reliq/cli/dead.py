@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from reliq import model
 from reliq.cli import letters, logs, peek, progress, text
 from reliq.cli.failure import ATTENTION, FINE
 from reliq.cli.letters import Choice, Group
@@ -23,6 +22,7 @@ from reliq.core import dead, ops
 from reliq.core import envelope as env
 from reliq.core.dead import Event, Letter
 from reliq.errors import ConfigError, ReliqError
+from reliq.identity import consumer_name
 from reliq.sync.queue import Queue
 
 _RATE: Final = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|min|m|h))?\Z")
@@ -276,7 +276,7 @@ def _carry_out(
     queue: Queue, verb: dead.Verb, pages: Iterator[list[Letter]], tally: Tally, rate: float | None, bar: Bar
 ) -> None:
     """Bounded calls, one after the other, not faster than so many letters a second."""
-    who, started, sent = model.consumer_name(), time.monotonic(), 0
+    who, started, sent = consumer_name(), time.monotonic(), 0
     together = sys.maxsize if rate is None else max(1, int(rate / _BEATS))
     for page in pages:
         for some in dead.chunks(page, together):

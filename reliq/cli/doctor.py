@@ -32,7 +32,7 @@ from reliq.core.doctor import (
 from reliq.core.keys import Keys
 from reliq.core.ops import Known
 from reliq.errors import ConfigError, ReliqError
-from reliq.model import clock
+from reliq.identity import clock
 from reliq.sync.connection import Links
 from reliq.sync.queue import Queue
 

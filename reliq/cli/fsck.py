@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from reliq import model
 from reliq.cli import logs, progress, text
 from reliq.cli.failure import ATTENTION, FINE
 from reliq.cli.place import ForeignCodec, Place, again
@@ -17,6 +16,7 @@ from reliq.core.fsck import Finding, Scan
 from reliq.core.fsck.finding import Context
 from reliq.core.fsck.scan import Looked
 from reliq.errors import AccessDenied, OutcomeUnknown, ReliqError, Unavailable
+from reliq.identity import consumer_name
 from reliq.sync.queue import Queue
 
 #: Findings that are printed without --json; of the others only the number.
@@ -113,7 +113,7 @@ def _scan_of(queue: Queue, neighbours: frozenset[str]) -> Scan:
     options = queue.options
     foreign = isinstance(options.codec, ForeignCodec)
     context = Context(
-        options.keys, model.consumer_name(), queue.links.server.identity, options.lease, options.max_losses
+        options.keys, consumer_name(), queue.links.server.identity, options.lease, options.max_losses
     )
     return Scan(
         context,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from io import FileIO
 
-from reliq import model
+from reliq import identity
 from reliq.cli import letters, logs, progress, text
 from reliq.cli.failure import ATTENTION, FINE
 from reliq.cli.place import Place, again
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if not (args.yes or _agrees(queue, {state: getattr(size, state) for state in states})):
         print("Nothing was removed.", file=sys.stderr)
         return ATTENTION
-    caller, token = model.caller(args.by or "reliq purge", "purge"), model.consumer_name()
+    caller, token = identity.caller(args.by or "reliq purge", "purge"), identity.consumer_name()
     with ExitStack() as stack:
         sink = None
         if args.export is not None:
@@ -79,7 +79,7 @@ def _new(path: str) -> FileIO:
 def _exporter(queue: Queue, who: str, file: FileIO, bar: Bar) -> Callable[[Sequence[Purged]], None]:
     """What writes down a part before it is removed."""
 
-    fresh = model.Ids()
+    fresh = identity.Ids()
 
     def export(part: Sequence[Purged]) -> None:
         try:

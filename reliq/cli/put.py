@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, BinaryIO, Final
 
-from reliq import model
 from reliq.cli import failure, filters, logs, text
 from reliq.cli.failure import FINE
 from reliq.cli.place import Place, again
 from reliq.cli.verb import Verb
 from reliq.core.keys import check_name
 from reliq.errors import ConfigError, OutcomeUnknown, PutManyError, ReliqError
+from reliq.putting import due
 from reliq.sync.queue import Queue
 
 #: Bytes of stdin that are looked at together; lines that came together are put together.
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     logs.set_up_plain()
     _check(args)
     at = filters.moment(args.at)
-    model.due(args.delay, at)
+    due(args.delay, at)
     queue, known = Place.of(args).for_put(args.queue)
     names = [entry.name for entry in known]
     if queue.name not in names and (near := text.near(queue.name, names)):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from reliq import model
 from reliq.cli import filters, logs, text
 from reliq.cli.failure import ATTENTION, FINE
 from reliq.cli.place import Place, again
 from reliq.cli.verb import Verb
 from reliq.errors import ConfigError
+from reliq.identity import caller
 from reliq.sync.queue import Queue
 
 
@@ -22,7 +22,7 @@ def configure_cancel(parser: argparse.ArgumentParser) -> None:
 
 def cancel(args: argparse.Namespace) -> int:
     """Cancel messages; exit status 1 if one of them is nowhere."""
-    model.caller(args.by)
+    caller(args.by)
     return _each(
         args, "cancelled", "is not here", lambda queue, id: queue.cancel(id, by=args.by or "reliq cancel")
     )

@@ -17,7 +17,7 @@ from reliq.core.keys import Keys
 from reliq.core.outcome import Moved
 from reliq.core.topology import HOPS, Node, Server, Topology
 from reliq.errors import OutcomeUnknown, ReliqError, Unavailable
-from reliq.model import process
+from reliq.identity import process
 from reliq.settings import Settings
 from reliq.sync.link import Link
 from reliq.sync.pool import Pool

@@ -16,8 +16,8 @@ from reliq.core.message import Settle
 from reliq.core.orders import Order
 from reliq.core.retry import backoff
 from reliq.errors import OutcomeUnknown, QueueFull, QueueHeld, ReliqError, Unavailable
+from reliq.identity import clock
 from reliq.logging import log
-from reliq.model import clock
 from reliq.sync.engine import Engine
 from reliq.sync.lease import Lease
 from reliq.sync.reaper import Reaper

@@ -14,8 +14,8 @@ from reliq.core.consumer import Answer
 from reliq.core.outcome import Moved
 from reliq.core.topology import HOPS
 from reliq.errors import NewerSchema, OutcomeUnknown, QueueFull, QueueHeld, Refused, ReliqError, WrongKeyType
+from reliq.identity import clock
 from reliq.logging import log
-from reliq.model import clock
 from reliq.tripping import Tripping
 
 if TYPE_CHECKING:

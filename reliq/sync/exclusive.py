@@ -15,8 +15,8 @@ from reliq.core.exclusive import Taken
 from reliq.core.retry import backoff
 from reliq.errors import OutcomeUnknown, QueueFull, ReliqError, Unavailable, WrongKeyType
 from reliq.holding import CALL, OVER, RENEW, Begin, Fetch, Held, Holding, Pause, Ring, Step, Verdict
+from reliq.identity import clock
 from reliq.logging import log
-from reliq.model import clock
 from reliq.sync.link import Link
 from reliq.sync.reaper import Reaper
 

@@ -7,8 +7,8 @@ import socket
 import threading
 from contextlib import suppress
 
+from reliq.identity import clock
 from reliq.logging import log
-from reliq.model import clock
 from reliq.serving import AT_ONCE, MOST, PATIENCE, Pages, answer, listen
 
 

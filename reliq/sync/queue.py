@@ -7,7 +7,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-from reliq import defaults, embedded, model
+from reliq import defaults, embedded, identity, putting
 from reliq.core import beside, flows, ops
 from reliq.core.codec import Codec
 from reliq.core.flows import Sizes
@@ -15,7 +15,7 @@ from reliq.core.retry import Retry
 from reliq.errors import NewerSchema, OutcomeUnknown, PutManyError, Refused, ReliqError, Unavailable
 from reliq.hooks import open_to
 from reliq.logging import log
-from reliq.model import Receipt
+from reliq.receipts import Receipt, awaited, confirmed, receipts_of
 from reliq.settings import Settings
 from reliq.sync.connection import Links
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from reliq.core.schedule import Schedule
     from reliq.core.unique import Unique
     from reliq.middleware import Middleware
+    from reliq.model import QueueOptions
     from reliq.sync.consumer import Consumer
     from reliq.sync.exclusive import Exclusive
 
@@ -82,8 +83,10 @@ class Queue:
         unrouted: str = "wait",
         middleware: Sequence[Middleware] = (),
     ) -> None:
+        from reliq.model import options
+
         here = Settings.chosen(url, settings)
-        self.options = model.options(
+        self.options = options(
             name,
             here,
             key=key,
@@ -118,7 +121,7 @@ class Queue:
         self._levels: dict[str, Queue] = {}
 
     @classmethod
-    def of(cls, options: model.QueueOptions, settings: Settings) -> Queue:
+    def of(cls, options: QueueOptions, settings: Settings) -> Queue:
         """A queue of settings that were checked before."""
         queue = cls.__new__(cls)
         queue.options = options
@@ -213,10 +216,10 @@ class Queue:
         can be given to ``repeat``), BodyError, ConfigError.
         """
         to = self if priority is None else self.level(priority)
-        only = model.unique(unique)
-        due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
-        lane = model.lane(ordering_key, tenant, group, due)
-        said = model.extra(retry, expires, only, lane, type, result, headers)
+        only = putting.unique(unique)
+        due, confirm = putting.due(delay, at), putting.confirm(replicas, fsync, to.options.timeout)
+        lane = putting.lane(ordering_key, tenant, group, due)
+        said = putting.extra(retry, expires, only, lane, type, result, headers)
         raw_id, element = to.options.element(body, id, said)
         claim = None if only is None else only.only(to.options.keys, raw_id)
         [receipt] = to._send(
@@ -228,7 +231,7 @@ class Queue:
             claim,
             lane=lane,
         )
-        return model.awaited(receipt, to) if result else receipt
+        return awaited(receipt, to) if result else receipt
 
     def put_many(
         self,
@@ -255,10 +258,10 @@ class Queue:
         Raises PutManyError, which lists what was accepted, refused and unknown, if it goes through in part.
         """
         to = self if priority is None else self.level(priority)
-        due, confirm = model.due(delay, at), model.confirm(replicas, fsync, to.options.timeout)
+        due, confirm = putting.due(delay, at), putting.confirm(replicas, fsync, to.options.timeout)
         receipts: list[str] = []
-        lane = model.lane(ordering_key, tenant, group, due)
-        extra = model.extra(retry, expires, lane=lane, type=type, result=result, headers=headers)
+        lane = putting.lane(ordering_key, tenant, group, due)
+        extra = putting.extra(retry, expires, lane=lane, type=type, result=result, headers=headers)
         ids, parts = to.options.parts(bodies, extra)
         done = 0
         for elements in parts:
@@ -266,9 +269,11 @@ class Queue:
             try:
                 receipts += to._send(some, elements, due, "", confirm, lane=lane)
             except (Refused, OutcomeUnknown) as error:
-                raise model.partly(error, ids, done, len(some)) from error
+                from reliq.producer import partly
+
+                raise partly(error, ids, done, len(some)) from error
             done += len(elements)
-        return [model.awaited(Receipt(receipt), to) for receipt in receipts] if result else receipts
+        return [awaited(Receipt(receipt), to) for receipt in receipts] if result else receipts
 
     def _send(
         self,
@@ -293,7 +298,7 @@ class Queue:
         receipts: list[Receipt] = []
 
         def name() -> None:
-            receipts[:] = model.receipts(ids)
+            receipts[:] = receipts_of(ids)
 
         try:
             reply = self.links.insist(command, name)
@@ -301,8 +306,10 @@ class Queue:
             self._producers.give_back(producer)
             raise
         except OutcomeUnknown as error:  # its series is frozen: the producer is not given back
-            raise model.unknown_put(error, ids, command) from error
-        receipts = model.confirmed(receipts, reply, command)  # a shortfall freezes the series too
+            from reliq.producer import unknown_put
+
+            raise unknown_put(error, ids, command) from error
+        receipts = confirmed(receipts, reply, command)  # a shortfall freezes the series too
         self._producers.give_back(producer)
         return receipts
 
@@ -317,12 +324,14 @@ class Queue:
     def repeat(self, error: OutcomeUnknown | PutManyError) -> list[str]:
         """Send a put of unknown outcome once more; the server keeps one copy. Returns its ids. It waits for the
         same ``replicas`` and ``fsync`` again."""
-        replay, ids = model.replay_of(error)
+        from reliq.producer import replay_of
+
+        replay, ids = replay_of(error)
         try:
             reply = self.links.insist(replay)
         except OutcomeUnknown as again:
             raise OutcomeUnknown(str(again), ids=ids, replay=replay) from again
-        return [*model.confirmed(list(map(Receipt, ids)), reply, replay)]
+        return [*confirmed(list(map(Receipt, ids)), reply, replay)]
 
     # -- schedules --------------------------------------------------------------------------------------
 
@@ -505,7 +514,7 @@ class Queue:
         of this id. Reads dead letters until it is found; ``reliq dead revive`` takes many at once."""
         from reliq.core.dead import revive_g
 
-        return self.links.flow(revive_g(self.options.keys, id, model.consumer_name()))
+        return self.links.flow(revive_g(self.options.keys, id, identity.consumer_name()))
 
     def cancel(self, id: str, *, by: str = "") -> bool:
         """See to it that no handler gets this message (again); False if nothing of this id is here: it is done,
@@ -522,7 +531,7 @@ class Queue:
         """
         from reliq.core.waiting import cancel_g
 
-        return self.links.flow(cancel_g(self.options.keys, id, model.caller(by)))
+        return self.links.flow(cancel_g(self.options.keys, id, identity.caller(by)))
 
     def reschedule(self, id: str, *, delay: float | None = None, at: datetime | None = None) -> bool:
         """Let a waiting message become due in ``delay`` seconds, or ``at`` an aware datetime, by the server's
@@ -532,8 +541,8 @@ class Queue:
         """
         from reliq.core.waiting import reschedule_g
 
-        due = model.another_time(delay, at)
-        return self.links.flow(reschedule_g(self.options.keys, id, due, model.caller()))
+        due = putting.another_time(delay, at)
+        return self.links.flow(reschedule_g(self.options.keys, id, due, identity.caller()))
 
     # -- steer ------------------------------------------------------------------------------------------
 
@@ -544,7 +553,7 @@ class Queue:
         """
         from reliq.core import gate
 
-        changed: bool = self.links.insist(gate.pause(self.options.keys, model.caller(by, "pause").name))
+        changed: bool = self.links.insist(gate.pause(self.options.keys, identity.caller(by, "pause").name))
         return changed
 
     def drain(self, *, by: str = "") -> bool:
@@ -554,14 +563,14 @@ class Queue:
         """
         from reliq.core import gate
 
-        changed: bool = self.links.insist(gate.drain(self.options.keys, model.caller(by, "drain").name))
+        changed: bool = self.links.insist(gate.drain(self.options.keys, identity.caller(by, "drain").name))
         return changed
 
     def resume(self, *, by: str = "") -> bool:
         """End a pause, within a second, and a drain, at once; False if there was neither."""
         from reliq.core import gate
 
-        changed: bool = self.links.insist(gate.resume(self.options.keys, model.caller(by, "resume").name))
+        changed: bool = self.links.insist(gate.resume(self.options.keys, identity.caller(by, "resume").name))
         return changed
 
     def limit(
@@ -584,7 +593,7 @@ class Queue:
         """
         from reliq.core import gate
 
-        who = model.caller(by, "limit").name
+        who = identity.caller(by, "limit").name
         limits = gate.Limits(rate, burst, concurrency)
         each_tenant = gate.Limits(tenant_rate, tenant_burst, tenant_concurrency)
         command = gate.limit(self.options.keys, who, limits, each_tenant)
@@ -600,7 +609,7 @@ class Queue:
         from reliq.core.purge import STATES, purge_g
 
         return self.links.flow(
-            purge_g(self.options.keys, states or STATES, model.caller(by, "purge"), model.consumer_name())
+            purge_g(self.options.keys, states or STATES, identity.caller(by, "purge"), identity.consumer_name())
         )
 
     def gate(self) -> Gate:

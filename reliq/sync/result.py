@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from reliq.core.awaiting import Block, Pause, Steps, result_g
 from reliq.errors import ReliqError
-from reliq.model import clock
+from reliq.identity import clock
 from reliq.sync.link import Link
 
 if TYPE_CHECKING:

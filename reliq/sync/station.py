@@ -10,7 +10,7 @@ from reliq.core.command import Command
 from reliq.core.consumer import Answer
 from reliq.core.message import Settle
 from reliq.errors import ReliqError
-from reliq.model import clock
+from reliq.identity import clock
 from reliq.routing import Handling
 from reliq.sync.bell import Bell
 from reliq.sync.engine import Engine, Rest

@@ -14,9 +14,9 @@ from reliq.core.explain import Explanation, is_handled, with_report
 from reliq.core.keys import Keys
 from reliq.core.orders import REPORT, STOP, Answered, Inquiry, Order
 from reliq.errors import ReliqError
+from reliq.identity import clock
 from reliq.inspecting import obey, of_worker
 from reliq.logging import log
-from reliq.model import clock
 from reliq.reporting import Orders
 
 if TYPE_CHECKING:

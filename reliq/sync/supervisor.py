@@ -22,8 +22,8 @@ from reliq.core.reasons import Reason
 from reliq.core.retry import backoff
 from reliq.errors import ConfigError, ReliqError, StartFailed
 from reliq.health import Sign, Vitals, pages, tally
+from reliq.identity import clock
 from reliq.logging import log
-from reliq.model import clock
 from reliq.sync.board import Board, SlotView, StationView
 from reliq.sync.health import Health
 from reliq.sync.loop import Handlers, Loop

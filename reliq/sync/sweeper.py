@@ -7,8 +7,8 @@ from queue import Empty, SimpleQueue
 
 from reliq import defaults
 from reliq.errors import ReliqError
+from reliq.identity import clock
 from reliq.logging import log
-from reliq.model import clock
 from reliq.sync.queue import Queue
 from reliq.sync.reaper import Reaper
 from reliq.sync.station import Station

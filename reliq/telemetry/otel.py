@@ -27,10 +27,11 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation import set_span_in_context
 
-from reliq import context, hooks, model
+from reliq import context, hooks
 from reliq.core.message import Message
 from reliq.core.verdict import describe
 from reliq.errors import Bury, Release
+from reliq.identity import process
 
 _SYSTEM: Final = "reliq"
 
@@ -47,8 +48,8 @@ class _Instrument:
     @property
     def tracer(self) -> Tracer:
         """That of this process: a forked child sets up exporters of its own."""
-        if self._tracer is None or self._process is not model.process():
-            self._process = model.process()
+        if self._tracer is None or self._process is not process():
+            self._process = process()
             end = None if self._setup is None else self._setup()
             if callable(end):
                 hooks.at_end(end)

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 
 from reliq.core.pulse import Pulse
-from reliq.model import clock
+from reliq.identity import clock
 from reliq.serving import Page
 from reliq.telemetry.tally import CAUSES, RUN_BUCKETS, WAIT_BUCKETS, Row, Tally
 

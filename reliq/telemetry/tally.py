@@ -17,7 +17,7 @@ from reliq.core import envelope as env
 from reliq.core.consumer import Answer
 from reliq.core.message import ACK, BURY, RELEASE, RETRY, UNROUTED, Message, Settle
 from reliq.core.reasons import Kind, Reason, of_cause
-from reliq.model import clock
+from reliq.identity import clock
 
 #: Why messages die, as the closed list of reasons has it: labels stay few whatever handlers raise.
 CAUSES: Final = tuple(reason.removeprefix("DEAD_") for reason in Reason if reason.kind is Kind.DEAD)

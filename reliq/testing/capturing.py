@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-from reliq import model
 from reliq.errors import ConfigError
+from reliq.receipts import receipts_of
 
 
 class Put(NamedTuple):
@@ -81,7 +81,7 @@ def _blocking(queue: Any, puts: Captured) -> dict[str, Any]:
         return receipts
 
     def _send(ids: list[bytes], *_: Any, **__: Any) -> Any:
-        return model.receipts(ids)
+        return receipts_of(ids)
 
     return {"put": put, "put_many": put_many, "_send": _send}
 
@@ -101,6 +101,6 @@ def _awaitable(queue: Any, puts: Captured) -> dict[str, Any]:
         return receipts
 
     async def _send(ids: list[bytes], *_: Any, **__: Any) -> Any:
-        return model.receipts(ids)
+        return receipts_of(ids)
 
     return {"put": put, "put_many": put_many, "_send": _send}

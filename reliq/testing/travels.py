@@ -20,7 +20,8 @@ from reliq.core.lanes import PARKED
 from reliq.core.scripts import Script
 from reliq.core.ticks import Shot
 from reliq.errors import ConfigError, DecodeError, given
-from reliq.model import QueueOptions, host_name, program
+from reliq.identity import host_name, program
+from reliq.model import QueueOptions
 
 _SOURCE: Final = Path(__file__).with_name("travel.lua").read_text("utf-8")
 _TRAVEL: Final = Script("travel", _SOURCE, sha1(_SOURCE.encode(), usedforsecurity=False).hexdigest())

@@ -15,7 +15,7 @@ import redis as redis_py
 
 from reliq.core import pulse
 from reliq.core.keys import Keys
-from reliq.model import host_name
+from reliq.identity import host_name
 from tests.cli.conftest import Commands
 
 BELL = b"\xc1rlq\x00"

@@ -10,7 +10,7 @@ import redis as redis_py
 
 import reliq.aio.station
 import reliq.sync.station
-from reliq.model import clock
+from reliq.identity import clock
 from reliq.sync.bell import Bell
 from reliq.sync.engine import Engine
 from reliq.sync.link import Link

@@ -12,7 +12,7 @@ import redis as redis_py
 import reliq
 from reliq.core import envelope as env
 from reliq.errors import ConfigError, ConsumerClosed, WrongKeyType
-from reliq.model import clock
+from reliq.identity import clock
 from tests.conformance.shell import Shell, dead_letters, events, expire, until
 
 

@@ -15,7 +15,7 @@ import tenacity
 import reliq
 from reliq import errors, holding
 from reliq.core import envelope as env
-from reliq.model import clock
+from reliq.identity import clock
 from reliq.tripping import Tripping
 from tests.conformance.shell import Shell, dead_letters, events, expire, until
 

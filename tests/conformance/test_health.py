@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import reliq
 from reliq.errors import ConfigError
-from reliq.model import host_name
+from reliq.identity import host_name
 from tests.conformance.shell import Shell, until
 from tests.servers import RedisServer
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-import reliq
 from reliq.aio import Queue
 from reliq.core import beside, scripts
 from reliq.core import envelope as env
 from reliq.errors import OutcomeUnknown, ReliqError, WrongKeyType
+from reliq.receipts import Receipt
 from tests.conformance.shell import until
 from tests.faults.proxy import FaultProxy, black_hole, delay_reply, delay_request, drop_reply, reset
 from tests.servers import ExternalServer, RedisServer
@@ -72,7 +72,7 @@ async def test_what_is_put_at_once_goes_at_once(q: Queue, proxy: FaultProxy, red
     receipts = await outcomes(q, range(50))
     assert calls(proxy) == before + 1
     assert len(set(receipts)) == 50
-    assert all(type(receipt) is type(receipts[0]) is reliq.model.Receipt for receipt in receipts)
+    assert all(type(receipt) is type(receipts[0]) is Receipt for receipt in receipts)
     assert ready(q, redis) == list(range(50))
 
 

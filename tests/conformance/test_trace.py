@@ -15,7 +15,7 @@ import reliq
 from reliq.core import envelope as env
 from reliq.core import trace
 from reliq.errors import ConfigError
-from reliq.model import host_name
+from reliq.identity import host_name
 from tests.conformance.shell import Shell
 from tests.conformance.test_faults import proxy as proxy
 from tests.conformance.test_worker import KINDS, QUICK, make, run

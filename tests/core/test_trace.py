@@ -9,7 +9,7 @@ from reliq.core import ops, trace
 from reliq.core.envelope import pack
 from reliq.core.keys import Keys
 from reliq.core.message import RETRY
-from reliq.model import Ids
+from reliq.identity import Ids
 from tests.core.test_consumer import KEYS, Pair, element
 
 

@@ -17,7 +17,7 @@ from reliq.core.command import Command
 from reliq.core.consumer import ConsumerState
 from reliq.core.message import Message
 from reliq.errors import OutcomeUnknown, Unavailable
-from reliq.model import receipts
+from reliq.receipts import receipts_of
 from reliq.running import Executor, Slot
 from reliq.sync.engine import Engine
 from reliq.sync.queue import Queue
@@ -130,7 +130,7 @@ def put_is_a_bare_lpush() -> None:
         if due.how != "ready":
             return send(self, ids, elements, due, *more, **named)
         self.links.insist(Command("LPUSH", (self.options.keys.ready,), tuple(elements), idempotent=True))
-        return receipts(ids)
+        return receipts_of(ids)
 
     Queue._send = pushes  # type: ignore[method-assign]
 

@@ -16,8 +16,9 @@ from tests.faults.proxy import FaultProxy, drop_reply
 
 DYING = """
 import os, signal, sys
-from reliq import Queue, model
+from reliq import Queue
 from reliq.core.purge import STATES, purge_g
+from reliq.identity import caller
 
 parts = []
 def sink(part):
@@ -26,7 +27,7 @@ def sink(part):
         os.kill(os.getpid(), signal.SIGKILL)
 
 queue = Queue("work", sys.argv[1], prefix=sys.argv[2])
-queue.links.flow(purge_g(queue.options.keys, STATES, model.caller("", "purge"), "dying", sink))
+queue.links.flow(purge_g(queue.options.keys, STATES, caller("", "purge"), "dying", sink))
 """
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import reliq
 from reliq.errors import ConfigError, PutManyError, UnsupportedServer
-from reliq.model import Receipt
+from reliq.receipts import Receipt
 from tests.conformance.shell import Shell
 from tests.servers import RedisServer, ServerBinary
 from tests.topologies import FAST, in_step, until

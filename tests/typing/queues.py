@@ -9,7 +9,7 @@ from typing_extensions import assert_type
 import reliq
 from reliq import aio
 from reliq.core.flows import Sizes
-from reliq.model import Receipt
+from reliq.receipts import Receipt
 
 AT = datetime(2030, 1, 31, tzinfo=timezone.utc)
 
