@@ -34,6 +34,7 @@ def test_a_reason_is_its_code() -> None:
 def test_codes_are_told_apart_and_explained() -> None:
     """No code stands for two things; each says what it means, where it comes from and what to do, in one line."""
     assert len({reason.summary for reason in Reason}) == len(Reason)
+    assert [*Reason] == [*reasons._TEXTS], "no texts of what is no reason, and all in the same order"
     for reason in Reason:
         assert re.fullmatch(r"[A-Z]+(_[A-Z]+)*", reason)
         for text in (reason.summary, reason.cause, reason.remedy):

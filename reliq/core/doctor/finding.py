@@ -1,7 +1,7 @@
 """What a check is, and what it finds.
 
 A check is a function from facts to what it sees in them: nothing, if all is well. What it stands for is a reason
-of the vocabulary (``core/reasons.py``), which says what comes of it and what to do. A fact that the server does
+of the vocabulary (``core/reasons``), which says what comes of it and what to do. A fact that the server does
 not show raises CannotSee, and the check says so instead of guessing.
 """
 
