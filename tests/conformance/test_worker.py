@@ -18,6 +18,7 @@ import redis as redis_py
 import reliq
 import reliq.aio
 from reliq.core import envelope as env
+from reliq.core.consumer import ConsumerState
 from reliq.errors import ConfigError
 from tests.conformance.shell import Shell, until
 from tests.servers import RedisServer
@@ -68,6 +69,32 @@ async def test_every_message_is_handled_once_and_gone(sh: Shell, kind: str) -> N
     assert await sh(queue.size()) == (0, 0, 0, 0)
 
 
+async def test_the_list_of_a_worker_is_changed_under_its_hands(
+    sh: Shell, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Again and again the oldest in hand becomes the newest, while the next trip may be under way: each message is
+    handled once and acked, or dead-lettered, and what was acked by number is spelled out."""
+    queue, seen, spelled = sh.queue(retry=reliq.Retry(attempts=1)), Counter[int](), list[Any]()
+    spell = ConsumerState.spell
+    monkeypatch.setattr(ConsumerState, "spell", lambda state, reply: spelled.append(spell(state, reply)))
+
+    def handle(body: int) -> None:
+        seen[body] += 1
+        if body % 250 == 0:
+            [name] = redis.zrange(queue.options.keys.consumers, 0, -1)
+            doing = queue.options.keys.doing(name.decode())
+            redis.lmove(doing, doing, "LEFT", "RIGHT")
+        if body % 500 == 99:
+            raise ValueError("no")
+
+    await sh(queue.put_many(range(3000)))
+    await run(sh, queue.ack(handle), concurrency=1)
+    assert seen == dict.fromkeys(range(3000), 1)
+    assert await sh(queue.size()) == (0, 0, 0, 6)
+    assert redis.hmget(queue.options.keys.stats, "ack", "bury") == [b"2994", b"6"]
+    assert spelled
+
+
 @KINDS
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), KeyboardInterrupt()])
 async def test_whatever_a_handler_raises_is_a_failed_attempt(sh: Shell, kind: str, error: BaseException) -> None:
@@ -105,7 +132,7 @@ def _no_policy(state: Any) -> float:
         (ValueError("caf\udce9.txt"), reliq.Retry(attempts=1)),
         (ValueError("caf\udce9.txt"), QUICK),
         (reliq.Bury("\udce9"), QUICK),
-        (reliq.RetryAfter("5"), QUICK),  # type: ignore[arg-type]
+        (reliq.RetryAfter(float("nan")), QUICK),
         (reliq.RetryAfter(float("inf")), QUICK),
         (ValueError("no"), reliq.Retry(wait=_no_policy)),
     ],
