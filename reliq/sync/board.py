@@ -12,6 +12,7 @@ import struct
 from typing import Final, NamedTuple
 
 _STATION: Final = struct.Struct("=128sQd")  # consumer name, client id of its bell, last confirmed trip
+_CONFIRMED: Final = struct.Struct("=d")
 #: First id, station, started, timeout (0: none), how many messages; then the other ids. Written in this order.
 _SLOT: Final = struct.Struct("=16sHddH")
 _COUNT_AT: Final = _SLOT.size - 2
@@ -46,18 +47,27 @@ class Board:
         self._width = _SLOT.size + (batch - 1) * _ID
         self._places = range(self._base, self._base + slots * self._width, self._width)
         self._memory = mmap.mmap(-1, self._base + slots * self._width)
+        self._shown: dict[int, tuple[str, int]] = {}  # by this process
 
     def clear(self) -> None:
         """Start anew for the next process."""
+        self._shown.clear()
         self._memory[:] = bytes(len(self._memory))
 
     def show_station(self, station: int, consumer: str, bell_id: int, confirmed_at: float) -> None:
-        """Say under which name this process claims from its n-th queue."""
-        packed = (consumer.encode()[:128], bell_id, confirmed_at)
-        _STATION.pack_into(self._memory, station * _STATION.size, *packed)
+        """Say under which name this process claims from its n-th queue. The name is written when it is another
+        one: whoever kills us meanwhile has to know it."""
+        start = station * _STATION.size
+        if self._shown.get(station) != (consumer, bell_id):
+            _STATION.pack_into(self._memory, start, consumer.encode()[:128], bell_id, confirmed_at)
+            self._shown[station] = consumer, bell_id
+        else:
+            end = start + _STATION.size
+            self._memory[end - _CONFIRMED.size : end] = _CONFIRMED.pack(confirmed_at)
 
     def hide_station(self, station: int) -> None:
         """It said goodbye: there is nothing to bring back."""
+        self._shown.pop(station, None)
         start = station * _STATION.size
         self._memory[start : start + _STATION.size] = bytes(_STATION.size)
 
