@@ -40,7 +40,7 @@ def judge(
 
 
 def judge_anyway(state: ConsumerState, message: Message, text: str) -> Settle:
-    """The settle if ``judge`` itself fails, on RetryAfter("5") for example: by the default policy. A message
+    """The settle if ``judge`` itself fails, on RetryAfter(math.inf) for example: by the default policy. A message
     without a settle would stay in the hands of a worker that renews its lease for ever."""
     delay = Retry().next_delay(message.envelope.attempt, RuntimeError(text), 0.0)
     if delay is None:

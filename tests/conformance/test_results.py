@@ -8,6 +8,7 @@ import pickle
 import time
 from typing import Any
 
+import msgpack
 import pytest
 import redis as redis_py
 
@@ -251,8 +252,8 @@ async def test_a_late_ack_leaves_no_result(sh: Shell, redis: redis_py.Redis) -> 
 async def test_too_large_or_of_no_kind(sh: Shell, redis: redis_py.Redis) -> None:
     """The message is done, once; and who waits is told what is wrong with the result."""
     q = sh.queue()
-    values = [b"x" * (defaults.RESULT_BYTES + 1), object(), {(1, 2): 3}]
-    whys = ("the limit is", "of type object cannot be written", "of type dict cannot be read again")
+    values = [b"x" * (defaults.RESULT_BYTES + 1), object(), msgpack.ExtType(100, b"no date")]
+    whys = ("the limit is", "of type object cannot be written", "of type ExtType cannot be read again")
     receipts = [await sh(q.put(n, result=60)) for n in range(3)]
     await work(sh, handler(sh, q, lambda n: values[n]))
     assert tuple(await sh(q.size())) == (0, 0, 0, 0)
