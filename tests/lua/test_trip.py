@@ -192,6 +192,35 @@ def test_claims_the_oldest(lab: Lab) -> None:
     assert numbers(lab.ready) == [3, 4]
 
 
+@pytest.mark.parametrize(
+    ("what", "in_hand", "mode", "claimed", "left"),
+    [
+        (element(1), 1, "alone", 1, 0),
+        (b"1", 1, "alone", 1, 0),
+        (BELL, 1, "alone", 0, 0),
+        (element(1, lost=1), 1, "alone", 0, 1),
+        (element(1, lost=1), 1, "decline", 0, 1),
+        (element(1, lost=1), 1, "beside", 1, 0),
+        (element(1, lost=1), 0, "alone", 1, 0),
+    ],
+    ids=["one", "raw", "bell", "suspect waits", "suspect passed over", "suspect beside", "suspect alone"],
+)
+def test_what_is_alone_in_the_inbox(
+    lab: Lab, what: bytes, in_hand: int, mode: str, claimed: int, left: int
+) -> None:
+    """With nothing ready it is claimed from there, or goes to ready if it may not be; it is in one place, and the
+    answer says how many are ready by then."""
+    lab.push(element(0))
+    lab.trip("a", 1, want=in_hand)
+    lab.client.delete(lab.keys.ready)
+    lab.push(what)
+    lab.bell("a")
+    reply = lab.trip("a", 2, want=5, in_hand=in_hand, mode=mode)
+    assert (len(reply[ELEMENTS]), len(lab.doing("a")) - in_hand) == (claimed, claimed)
+    assert (reply[READY], lab.ready, lab.inbox("a")) == (left, [what] * left, [])
+    assert reply[SUSPECTS] == left
+
+
 def test_inbox_goes_through_the_head(lab: Lab) -> None:
     """What BLMOVE brought is claimed first, in order, even what there is no slot for stays in order."""
     lab.push(*(element(n) for n in range(5)))
