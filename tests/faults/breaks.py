@@ -201,12 +201,6 @@ def late_acks_are_accepted() -> None:
 
 
 @_broken
-def numbers_are_not_checked() -> None:
-    """So many acks of the oldest are done to whatever stands there by now."""
-    _rewrite("trip", ("if trip > last and (moved or amiss or", "if trip > last and false and (moved or amiss or"))
-
-
-@_broken
 def a_repeated_trip_runs_again() -> None:
     """Trips carry no number: one whose answer was lost is executed a second time."""
     _rewrite("trip", ("if trip == last then", "if false then"))

@@ -382,7 +382,6 @@ FOUND_BY = {
     "release_goes_to_the_tail": ("give-back-in-order", {"ORDER"}),
     "lease_by_the_clients_clock": ("clock-skew", {"I4"}),
     "late_acks_are_accepted": ("stop-workers", {"I3", "I5"}),
-    "numbers_are_not_checked": ("stop-workers", {"I3", "I5"}),
     "a_repeated_trip_runs_again": ("lost-replies", {"I4"}),
     "reaper_does_not_look_at_the_lease": ("idle-reapers", {"I4"}),
 }
