@@ -20,7 +20,6 @@ from reliq.core.ops import chunks, register
 from reliq.core.retry import Retry
 from reliq.errors import ConfigError, DecodeError, given
 from reliq.identity import IDS
-from reliq.identity import clock as clock  # for those who take it from here
 from reliq.putting import PLAIN
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from reliq.batching import Bunch, Several, each_of, settle_bunch
 from reliq.core.message import Message
 from reliq.core.pace import QUICK, Pace
 from reliq.core.verdict import describe
+from reliq.identity import clock
 from reliq.lease import Leased, report, settle_for
 from reliq.logging import log
-from reliq.model import clock
 from reliq.ranking import Lines
 from reliq.working import Stationed
 

@@ -18,9 +18,10 @@ from reliq.core.levels import names as level_names
 from reliq.core.message import Message, Settle
 from reliq.core.pace import Pace
 from reliq.core.retry import backoff
-from reliq.errors import ConfigError, OutcomeUnknown
+from reliq.errors import ConfigError, OutcomeUnknown, given
+from reliq.identity import clock
 from reliq.logging import log
-from reliq.model import QueueOptions, clock
+from reliq.model import QueueOptions
 from reliq.ranking import Lines, Ranking, Ranks
 from reliq.routing import Handling, Routes, by_queue
 
@@ -504,4 +505,4 @@ def check_worker(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigError(f"Worker({label}={value!r}): a whole number, at least {least}")
     if isinstance(grace, bool) or not isinstance(grace, int | float) or grace < 0:
-        raise ConfigError(f"Worker(grace={grace!r}): seconds, not negative")
+        raise ConfigError(f"Worker(grace={given(grace)}): seconds, not negative")

@@ -13,7 +13,7 @@ from reliq import defaults
 from reliq.core import ops
 from reliq.core.command import Flow
 from reliq.core.keys import Keys
-from reliq.errors import ReliqError
+from reliq.errors import ConfigError, ReliqError, given
 
 
 @dataclass
@@ -50,6 +50,13 @@ class ReapReport:
             if getattr(self, name):
                 text += f"; {name}: {', '.join(getattr(self, name))}"
         return text
+
+
+def checked(interval: float) -> float:
+    """Seconds between two passes; ConfigError if they are none."""
+    if isinstance(interval, bool) or not isinstance(interval, int | float) or not 0 < interval < 1e9:
+        raise ConfigError(f"Reaper(interval={given(interval)}): seconds between two passes, above 0")
+    return interval
 
 
 class Patience:

@@ -37,7 +37,7 @@ class SlotView(NamedTuple):
 
 
 class Board:
-    """Anonymous shared memory; made before the fork. Times are those of ``model.clock``. ``batch``: so many
+    """Anonymous shared memory; made before the fork. Times are those of ``identity.clock``. ``batch``: so many
     messages a handler may have in hand at once."""
 
     def __init__(self, slots: int, stations: int, batch: int = 1) -> None:

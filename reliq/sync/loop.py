@@ -19,11 +19,11 @@ from reliq.core.consumer import FIRE, Answer
 from reliq.core.message import Message
 from reliq.core.pace import QUICK
 from reliq.errors import ReliqError
+from reliq.identity import clock
 from reliq.inspecting import SlowWatch
 from reliq.lease import fate, settle_for
 from reliq.lifespan import Lifespan, Task, enters_async, given, made_by, starting
 from reliq.logging import about, log
-from reliq.model import clock
 from reliq.routing import Handling
 from reliq.running import Slot, ThreadExecutor
 from reliq.sync.board import Board

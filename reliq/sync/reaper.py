@@ -23,7 +23,7 @@ class Reaper:
 
     def __init__(self, *queues: Queue, interval: float = 1.0, scan_steps: int = 10) -> None:
         self._queues = queues
-        self._interval = interval
+        self._interval = reaping.checked(interval)
         self._scan_steps = scan_steps
         self._scans: dict[str, int] = {}
         self._patience: dict[str, reaping.Patience] = {}

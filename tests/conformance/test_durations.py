@@ -47,6 +47,9 @@ ALONE: dict[str, Callable[[], Any]] = {
     "idempotent": lambda: reliq.idempotent(key="id", ttl=MINUTE),
     "RetryAfter": lambda: reliq.RetryAfter(MINUTE),
     "Release": lambda: reliq.Release(seconds=MINUTE),
+    "Reaper": lambda: reliq.Reaper(reliq.Queue("q"), interval=MINUTE),
+    "Reaper, aio": lambda: reliq.aio.Reaper(reliq.aio.Queue("q"), interval=MINUTE),
+    "Worker": lambda: reliq.Worker(reliq.Queue("q").ack(print), grace=MINUTE),
     "travel": lambda: reliq.testing.travel(reliq.Queue("q"), MINUTE),
 }
 
