@@ -8,7 +8,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from reliq.core import scripts
+from reliq.core import flows, scripts
 from tests.faults.lab import lab, wait_until
 from tests.faults.proxy import FaultProxy, drop_reply
 
@@ -21,10 +21,11 @@ def test_kill_9_before_they_expire(server: Any, prefix: str) -> None:
         proxy.scripts |= {"trip": scripts.trip.sha, "reap": scripts.reap.sha}
         for name in ("trip", "reap"):
             proxy.on(script=name, action=drop_reply(), count=None, probability=0.05)
+        worker, keys = it.start(url=proxy.url, concurrency=1), it.queue.options.keys
+        wait_until(lambda: it.queue.links.flow(flows.consumers_g(keys)), 20, "the worker is there")
         it.queue.put({"n": 0, "hold": 30}, expires=1.5)
         it.queue.put_many([{"n": n} for n in range(1, 40)], expires=1.5)
         it.queue.put_many([{"n": n} for n in range(40, 80)])
-        worker = it.start(url=proxy.url, concurrency=1)
         wait_until(it.effects, 20, "the first one is in hand")
         os.kill(worker.pid, signal.SIGKILL)
         begun = set(it.count())
