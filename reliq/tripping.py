@@ -51,9 +51,8 @@ class Tripping:
             answer, self._duty = answer._replace(sweep=self._duty), 0
         self.answered_at = clock()
         self.state.heard = answer.server_ms, self.answered_at
-        if self._down or self._kept_out:
-            self._note_up()
-            self._note_let_in()
+        self._note_up()
+        self._note_let_in()
         if answer.status in ("dead", "stale"):
             self._rename()
         if watch is not None:

@@ -13,6 +13,7 @@ import pytest
 
 from reliq import Settings, context, model
 from reliq.core import envelope as env
+from reliq.core import ops
 from reliq.errors import BodyError, BodyTooLarge
 from reliq.identity import Ids
 from reliq.receipts import FullReceipt, Receipt
@@ -106,3 +107,17 @@ def test_receipts() -> None:
         again = pickle.loads(pickle.dumps(receipt))
         assert (again, again.replicas, again.fsynced) == said
         assert isinstance(again, Receipt)
+
+
+@pytest.mark.parametrize("trace", [None, 0.5])
+@pytest.mark.parametrize("count", [0, 1, 500, 999, 1000, 1001, 2500])
+@pytest.mark.parametrize(("size", "meta"), [(0, 0), (30, 0), (30, 200), (30, 1000), (1000, 0), (60_000, 0)])
+def test_parts_are_what_one_call_may_put(count: int, size: int, meta: int, trace: float | None) -> None:
+    """As ``chunks`` makes them, also where they are one without a look at each: all of it, in order."""
+    q = options(max_body=1_000_000, trace=trace)
+    count = min(count, 5_000_000 // (size + 1))
+    ids, parts = q.parts(["x" * size] * count, {"h": {"k": "x" * meta}} if meta else {})
+    found = [list(part) for part in parts]
+    elements = [element for part in found for element in part]
+    assert [element[env.CHECKED_FROM : env.META_FROM] for element in elements] == ids
+    assert found == list(ops.chunks(elements, q.most_at_once))

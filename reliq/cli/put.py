@@ -67,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _words(args: argparse.Namespace, at: datetime | None) -> dict[str, Any]:
     """What the command line says of each message."""
-    said = {"delay": args.delay, "at": at, "type": args.type, "expires": args.expires}
-    return {**said, "ordering_key": args.ordering_key, "tenant": args.tenant}
+    names = ("delay", "type", "expires", "ordering_key", "tenant")
+    return {"at": at, **{name: getattr(args, name) for name in names}}
 
 
 def _check(args: argparse.Namespace) -> None:

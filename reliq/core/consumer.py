@@ -272,8 +272,7 @@ class ConsumerState(Preparing):
         if int(reply[11]) < self._trip - 1:
             self._forgotten()
         self._epoch = reply[2]
-        # By somebody who was interrupted: before the list is compared with what is held.
-        left = self.take_in() if self._incoming or self.left_over else ()
+        left = self.take_in()  # by somebody who was interrupted: before the list is compared with what is held
         settled = self._settled(set(reply[3])) if self._acked or self._sent else []
         freed = self._untwin(sent_at) if self._twins else []  # before more like them come, or they are lost
         lost, fresh = self._reconcile(reply[9]) if reply[4] else ([], reply[9])
@@ -281,7 +280,7 @@ class ConsumerState(Preparing):
             self._bury_missing()
         # Only now: what is lost is marked, and handlers look at both.
         self._confirmed_at, self.fresh_until = sent_at, sent_at + self.lease * 2 / 3
-        messages = [m for m in (*left, *freed) if not m.lost] if left or freed else []
+        messages = [m for m in (*left, *freed) if not m.lost]
         # A suspect, which changes what may be asked for next, is claimed alone.
         if look or reply[4] or self._twins or len(fresh) < 2:
             messages += self._take_in(fresh, sent_at, verified=not reply[4])

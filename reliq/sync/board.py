@@ -41,7 +41,6 @@ class Board:
     messages a handler may have in hand at once."""
 
     def __init__(self, slots: int, stations: int, batch: int = 1) -> None:
-        self._slots = slots
         self._stations = stations
         self._base = stations * _STATION.size
         self._width = _SLOT.size + (batch - 1) * _ID
@@ -83,10 +82,10 @@ class Board:
     def start(self, slot: int, station: int, ids: bytes, now: float, timeout: float | None) -> None:
         """A handler gets this message in hand, or these. Written before the handler is called, and how many last:
         whoever reads it meanwhile sees all of them or none."""
-        at, many = self._places[slot], len(ids) > _ID
-        if many:
-            self._memory[at + _SLOT.size : at + _SLOT.size + len(ids) - _ID] = ids[_ID:]
-        _SLOT.pack_into(self._memory, at, ids, station, now, timeout or 0.0, len(ids) // _ID if many else 1)
+        at = self._places[slot]
+        if others := ids[_ID:]:
+            self._memory[at + _SLOT.size : at + _SLOT.size + len(others)] = others
+        _SLOT.pack_into(self._memory, at, ids, station, now, timeout or 0.0, len(ids) // _ID)
 
     def finish(self, slot: int) -> None:
         """The handler is done with it."""

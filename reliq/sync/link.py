@@ -220,8 +220,6 @@ class Link:
 
     def _understood(self, command: Command, reply: Any) -> Any:
         """What the command makes of its reply. After nonsense the connection is of no use any more."""
-        if command.parse is None and isinstance(command.verb, str):
-            return reply
         try:
             return command.read(reply)
         except OutcomeUnknown:
@@ -267,7 +265,7 @@ class Link:
             self.close()
         self.connect()
         replies = self._exchange([c.words() for c in commands], commands[0])
-        if not [reply for reply in replies if isinstance(reply, Exception)]:
+        if not any(isinstance(reply, Exception) for reply in replies):
             return [self._understood(c, r) for c, r in zip(commands, replies, strict=True)]
         again = [i for i, r in enumerate(replies) if isinstance(r, redis.exceptions.NoScriptError)]
         if again:

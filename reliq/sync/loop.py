@@ -290,8 +290,7 @@ class Loop(Working[Station]):
             self._steward.take(station, answer)
         if answer.called_off:
             self.end(answer.called_off, self._executors.values())
-        if self._board is not None:
-            self._show(station)
+        self._show(station)
         if answer.messages:
             self._fed_at = station.engine.answered_at
             self.got_messages(station, len(answer.messages))

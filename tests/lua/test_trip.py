@@ -208,7 +208,7 @@ def test_claims_the_oldest(lab: Lab) -> None:
 def test_what_is_alone_in_the_inbox(
     lab: Lab, what: bytes, in_hand: int, mode: str, claimed: int, left: int
 ) -> None:
-    """With nothing ready it is claimed from there, or goes to ready if it may not be; it is in one place, and the
+    """With nothing ready it is claimed, or goes to ready if it may not be; it is in one place, and the
     answer says how many are ready by then."""
     lab.push(element(0))
     lab.trip("a", 1, want=in_hand)

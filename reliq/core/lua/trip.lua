@@ -57,13 +57,7 @@ end
 -- Reads that fail on a wrong type, before the first write.
 local ready, before = redis.call('LLEN', READY), redis.call('LLEN', DOING)
 local inbox = redis.call('LRANGE', INBOX, 0, -1)
--- The leases that end next, behind one that ended in the last minute, if there is any.
-local leases = redis.call('ZRANGEBYSCORE', CONSUMERS, now - 60000, '+inf', 'WITHSCORES', 'LIMIT', '0', '2')
-local ended = leases[2] and tonumber(leases[2]) <= now
-if ended then
-  ended = leases[1] ~= name or leases[4] and tonumber(leases[4]) <= now -- of another one
-  leases = redis.call('ZRANGEBYSCORE', CONSUMERS, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', '0', '2')
-end
+local leases = redis.call('ZRANGEBYSCORE', CONSUMERS, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
 redis.call('ZCARD', DEAD)
 local server = redis.call('HMGET', STATS, 'server', 'sweep_at', 'full_sweep_at', 'exclusive', 'tick_at', 'gate',
   'ordered', 'shared', 'grouped')
@@ -137,13 +131,8 @@ if last < trip - 1 then -- it had the answers to those in between: they are forg
 end
 
 -- What BLMOVE brought goes back to the head, so that there is one way to claim and not two. Before what is released:
--- that was claimed earlier, and belongs in front of it. One that would be alone there, as with idle consumers, need not
--- go there to be claimed.
-local is_usual = #ARGV == 12 and want > 0 and not (in_lanes or server[6] or head[2] and tonumber(head[2]) <= now)
-local alone_there = is_usual and #inbox == 1 and ready == 0
-if alone_there then
-  ready = 1
-elseif #inbox > 0 then
+-- that was claimed earlier, and belongs in front of it.
+if #inbox > 0 then
   for i = #inbox, 1, -1 do
     ready = redis.call('RPUSH', READY, inbox[i])
   end
@@ -330,10 +319,10 @@ if tenants then
 end
 if room > 0 and ready > 0 then
   local most = room + (in_lanes and 300 or suspects_mode == 'decline' and 100 or 0)
-  local seen = alone_there and inbox or from_right(READY, math.min(ready, most), budget, weight)
+  local seen = from_right(READY, math.min(ready, most), budget, weight)
   -- Bells first: else a claim of one could come back empty while messages wait behind it. Where messages were
   -- cancelled there may be many, of which one trip drops some thousands.
-  local left = alone_there and 0 or 5
+  local left = 5
   while seen[1] == BELL and left > 0 do
     local found, bells = redis.call('LPOS', READY, BELL, 'RANK', -1, 'COUNT', 0, 'MAXLEN', 1000), 0
     while found[bells + 1] == ready - 1 - bells do
@@ -398,13 +387,8 @@ if room > 0 and ready > 0 then
   if #claimed > 0 then
     redis.call('RPUSH', DOING, unpack(claimed))
   end
-  if alone_there and passed == 0 then
-    redis.call('RPUSH', READY, inbox[1])
-  elseif passed > 0 and not alone_there then
+  if passed > 0 then
     redis.call('LTRIM', READY, 0, -passed - 1)
-  end
-  if alone_there then
-    redis.call('DEL', INBOX)
   end
   for i = #declined, 1, -1 do
     redis.call('RPUSH', READY, declined[i])
@@ -474,7 +458,7 @@ local sweep = 0
 if ARGV[10] ~= '' or now >= tonumber(server[3] or '0') then
   redis.call('HSET', STATS, 'full_sweep_at', now + 30000)
   sweep = 2
-elseif ended and now >= tonumber(server[2] or '0') then
+elseif now >= tonumber(server[2] or '0') and redis.call('ZCOUNT', CONSUMERS, now - 60000, now) > 0 then
   redis.call('HSET', STATS, 'sweep_at', now + 1000)
   sweep = 1
 end
